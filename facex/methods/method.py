@@ -95,7 +95,9 @@ class Method(nn.Module):
         manager."""
         raise NotImplementedError(f"{type(self).__name__} must define training_step()")
 
-    def embed(self, images: Tensor, nets: Nets, side: Mapping[str, Tensor] | None = None, flip: bool = False) -> Embedding:
+    def embed(
+        self, images: Tensor, nets: Nets, side: Mapping[str, Tensor] | None = None, flip: bool = False
+    ) -> Embedding:
         """Embed network-ready `images` [B, 3, H, W]; with `flip`, fuse the mirrored view as the method's authors do.
         `nets` are engines while training and plain modules elsewhere; `side` holds further fields (a mask flag)."""
         raise NotImplementedError(f"{type(self).__name__} must define embed()")
@@ -137,3 +139,9 @@ class Method(nn.Module):
     def formats(self) -> list[Format]:
         """Official checkpoint layouts that this method reads and writes."""
         return []
+
+    @classmethod
+    def recognise(cls, state: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Constructor arguments (as a config writes them) for the official file with these tensors; None: not one of ours.
+        `facex convert` asks every installed method."""
+        return None

@@ -49,9 +49,9 @@ class Pool:
             pipe.send((function, args))
         answers = []
         for rank, pipe in enumerate(self.pipes):
-            if not pipe.poll(120):
+            if not pipe.poll(300):
                 self.close()
-                raise RuntimeError(f"rank {rank} of {len(self.pipes)} did not answer {function} within 120 s")
+                raise RuntimeError(f"rank {rank} of {len(self.pipes)} did not answer {function} within 300 s")
             answers.append(pipe.recv())
         for rank, (ok, value) in enumerate(answers):
             if not ok:

@@ -16,7 +16,9 @@ def build(case: Case) -> nn.Module:
     """The registry's backbone of the case, with the file's names checked and every entry filled."""
     p = case.params
     constructor = p["constructor"]
-    options: dict[str, Any] = {k: constructor[k] for k in ("embedding_size", "input_size", "bn_momentum", "bn_eps") if k in constructor}
+    options: dict[str, Any] = {
+        k: constructor[k] for k in ("embedding_size", "input_size", "bn_momentum", "bn_eps") if k in constructor
+    }
     dropout = constructor.get("dropout2d", constructor.get("dropout"))
     if dropout is not None:
         options["dropout"] = dropout

@@ -1,4 +1,4 @@
-"""Runners of the verification goldens: `.bin` files and their pictures, hostile files, and the 1:1 protocols on arrays."""
+"""Runners of the verification goldens: `.bin` files with their pictures, hostile files, 1:1 protocols on arrays."""
 
 from __future__ import annotations
 

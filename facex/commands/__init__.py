@@ -1,0 +1,1 @@
+"""The commands of `facex`: one module each, `main(argv) -> exit code`."""

@@ -1,0 +1,193 @@
+"""`facex convert`: official checkpoints to facex and back, and a run to another number of ranks.
+
+facex convert magface_epoch_00025.pth runs/magface_r100          official file -> facex run, recognised by its names
+facex convert runs/magface_r100 out.pth --to magface-split-fc    facex run -> official file
+facex convert runs/big --world-size 4                            optimizer state of ZeRO-1/2 for 4 ranks
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from facex.errors import CheckpointError, ConfigError
+from facex.files import atomic_path
+from facex.methods import Format, LoadReport, Method
+
+
+def main(argv: list[str]) -> int:
+    """Convert, and say what was recognised and what went where."""
+    options = build_parser().parse_args(argv)
+    source = options.input or options.checkpoint
+    if source is None:
+        raise ConfigError("facex convert needs an input: an official file, or a facex run or checkpoint")
+    path = Path(source)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder")
+    if options.world_size is not None:
+        return _reshard(path, options.world_size)
+    if options.output is None:
+        raise ConfigError("facex convert needs an output: a folder for a facex run, or a file for an official layout")
+    if path.is_dir():
+        print(export_run(path, Path(options.output), options.to, "best" if options.best else "last"))
+    else:
+        arguments = json.loads(options.options) if options.options else {}
+        if options.backbone:
+            arguments["backbone"] = options.backbone
+        print(import_file(path, Path(options.output), options.method, arguments, options.format))
+    return 0
+
+
+def import_file(
+    path: Path, output: Path, method_name: str | None, arguments: Mapping[str, Any], format_name: str | None = None
+) -> str:
+    """Official file -> facex run folder with one checkpoint. Strict; returns a line or two about what was done."""
+    from facex.methods.loading import build_method, choose_format, load_network, read_state, recognise_file
+
+    if output.exists() and any(output.iterdir()):
+        raise ConfigError(f"{output} is not empty: name another folder")
+    state = read_state(path)
+    if method_name is not None and "backbone" in arguments:
+        class_path, found = method_name, dict[str, Any]()
+    else:
+        class_path, found = recognise_file(state, str(path), method_name)
+    init_args = {**found, **arguments}
+    method = build_method(class_path, init_args)
+    layout = choose_format(method, state, format_name, str(path))
+    content = layout.read(dict(state))
+    networks = method.networks()
+    reports: list[LoadReport] = []
+    for name, tensors in content["networks"].items():
+        reports.append(load_network(networks[name], tensors, str(path), name))
+    folder = write_run(output, method, class_path, init_args, content.get("head"), str(path))
+    loaded = sum(len(r.loaded) for r in reports)
+    centres = content.get("head")
+    with_head = "no class centres" if centres is None else f"class centres {centres.shape[0]} x {centres.shape[1]}"
+    return (
+        f"{path}: {layout.name} ({layout.describe}); {type(method).__name__} {init_args.get('backbone', '')}, "
+        f"{loaded} tensors, {with_head}\nwritten to {folder}"
+    )
+
+
+def write_run(
+    output: Path, method: Method, class_path: str, init_args: Mapping[str, Any], centres: Tensor | None, origin: str
+) -> Path:
+    """A run folder whose only checkpoint (step 0) holds `method`, and the class centres [C, D] where there are any."""
+    from facex.train.checkpoint import CheckpointManager
+    from facex.train.method_state import describe_networks, method_state
+
+    meta = {
+        "method": {"class_path": class_path, "init_args": dict(init_args)},
+        "input": asdict(method.input),
+        "networks": describe_networks(method),
+        "num_classes": None if centres is None else int(centres.shape[0]),
+        "epoch": 0,
+        "batches": 0,
+        "zero": 0,
+        "converted_from": origin,
+    }
+
+    def save_head(folder: Path) -> None:
+        if centres is not None:
+            _head_with(method, centres).save(folder)
+
+    return CheckpointManager(output).save(0, meta=meta, method_state=method_state(method), save_head=save_head)
+
+
+def export_run(path: Path, output: Path, format_name: str | None, which: str = "last") -> str:
+    """Facex run or checkpoint -> official file: .safetensors, or torch's format otherwise."""
+    from facex.train.load_run import load_run
+
+    if output.is_dir():
+        raise ConfigError(f"{output} is a folder: the output of an export is a file")
+    run = load_run(path, which)
+    formats = run.method.formats()
+    layout = _format_named(formats, format_name, type(run.method).__name__)
+    centres = read_centres(run.path / "head")
+    networks = {name: module.state_dict() for name, module in run.method.networks().items()}
+    state = layout.write({"networks": networks, "head": centres, "meta": run.meta})
+    with atomic_path(output) as temporary:
+        if output.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file({name: value.contiguous().clone() for name, value in state.items()}, temporary)
+        else:
+            torch.save({"state_dict": state}, temporary)
+    return f"{run.path}: {len(state)} tensors written to {output} as {layout.name} ({layout.describe})"
+
+
+def read_centres(folder: Path) -> Tensor | None:
+    """The class centres [C, D] from a checkpoint's head shards; None where there are none."""
+    from safetensors import safe_open
+
+    from facex.heads.state import read_headers
+
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    parts = []
+    for file in read_headers(folder):
+        with safe_open(file.path, "pt") as shard:
+            parts.append(shard.get_tensor("weight"))
+    return torch.cat(parts)
+
+
+def _head_with(method: Method, centres: Tensor) -> Any:
+    from facex.heads.margin_head import MarginHead
+
+    if method.head is None:
+        raise CheckpointError(f"the file holds class centres, but {type(method).__name__} has no head")
+    if centres.shape[1] != method.head.embedding_size:
+        raise CheckpointError(
+            f"class centres have {centres.shape[1]} dimensions, the embedding {method.head.embedding_size}"
+        )
+    head = MarginHead(method.head.margin, method.head.embedding_size, int(centres.shape[0]))
+    with torch.no_grad():
+        head.weight.copy_(centres)
+    return head
+
+
+def _format_named(formats: list[Format], name: str | None, method: str) -> Format:
+    from facex.entrypoints import nearest
+
+    if not formats:
+        raise ConfigError(f"{method} has no official layout to write")
+    if name is None:
+        return formats[0]
+    for candidate in formats:
+        if candidate.name == name:
+            return candidate
+    raise ConfigError(f"{method} writes no layout {name!r}{nearest(name, [f.name for f in formats])}")
+
+
+def _reshard(path: Path, world_size: int) -> int:
+    from facex.train.reshard import reshard_run
+
+    if world_size < 1:
+        raise ConfigError(f"--world-size {world_size}: at least 1")
+    print(f"resharded for {world_size} ranks: {reshard_run(path, world_size)}")
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(
+        prog="facex convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", nargs="?", help="official file, or facex run or checkpoint folder")
+    parser.add_argument("output", nargs="?", help="folder of the new run, or official file to write")
+    parser.add_argument("--checkpoint", help="the input, as an option")
+    parser.add_argument("--method", help="method of an official file, where its names do not tell")
+    parser.add_argument("--backbone", help="backbone of an official file, where its names do not tell")
+    parser.add_argument("--options", help="further constructor arguments of the method, as JSON")
+    parser.add_argument("--format", help="layout of the official file, where several could be meant")
+    parser.add_argument("--to", help="layout to write (default: the method's first)")
+    parser.add_argument("--best", action="store_true", help="the run's best checkpoint instead of its last")
+    parser.add_argument("--world-size", type=int, help="make the run resumable on so many ranks (ZeRO 1 and 2)")
+    return parser

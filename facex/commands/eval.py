@@ -1,0 +1,193 @@
+"""`facex eval`: 1:1 verification of a trained run on `.bin` sets, with baselines and a report page."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from facex.errors import ConfigError
+from facex.files import write_json
+
+if TYPE_CHECKING:
+    from facex.eval.run import SetResult
+
+Results = dict[str, dict[str, "SetResult"]]
+
+
+def build_parser() -> ArgumentParser:
+    """Options of `facex eval`."""
+    parser = ArgumentParser(prog="facex eval", description="1:1 verification of a trained run on .bin sets.")
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_argument("--checkpoint", type=str, required=True, help="run folder or checkpoint folder")
+    parser.add_argument("--bin", type=str, nargs="+", required=True, help="verification sets (insightface .bin files)")
+    parser.add_argument("--best", action="store_true", help="the best checkpoint of the run, not the last")
+    parser.add_argument("--step", type=int, default=None, help="the checkpoint of this step")
+    parser.add_argument("--no-flip", action="store_true", help="do not fuse the mirrored view")
+    parser.add_argument("--baselines", action="store_true", help="also raw pixels and the untrained network")
+    parser.add_argument("--report", type=str, default=None, help="folder for index.html and results.json")
+    parser.add_argument(
+        "--no-pictures", action="store_true", help="keep faces out of the report (photos of real people)"
+    )
+    parser.add_argument("--json", type=str, default=None, help="file for the numbers; - prints them alone on stdout")
+    parser.add_argument("--folds", type=int, default=10, help="folds of the accuracy")
+    parser.add_argument("--uneven-folds", action="store_true", help="accept pairs that do not divide into the folds")
+    parser.add_argument("--far", type=float, nargs="+", default=[1e-2, 1e-3], help="false accept rates for TAR")
+    parser.add_argument(
+        "--on-error", choices=["raise", "grey"], default="raise", help="for pictures that do not decode"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="pictures of one forward pass")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Print a table, or with `--json -` one JSON object alone on stdout; returns the exit code 0."""
+    options = build_parser().parse_args(argv)
+    if options.best and options.step is not None:
+        raise ConfigError("--best and --step N exclude each other: which checkpoint is meant?")
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch-size {options.batch_size}: at least one picture is needed")
+    with _quiet_stdout(options.json == "-") as write:
+        results, page = _evaluate(options)
+        if options.json:
+            numbers = as_json(results)
+            if options.json == "-":
+                write(json.dumps(numbers, indent=2) + "\n")
+            else:
+                write_json(options.json, numbers)
+        if options.json != "-":
+            print_table(results)
+            if page is not None:
+                print(f"report: {page}")
+    return 0
+
+
+def as_json(results: Results) -> dict[str, dict[str, Any]]:
+    """`{set: {"accuracy": ..., ..., "baselines": {network: {"accuracy": ...}}}}` of the trained network."""
+    numbers: dict[str, dict[str, Any]] = {name: r.summary() for name, r in results["trained"].items()}
+    for network, by_set in results.items():
+        if network != "trained":
+            for name, result in by_set.items():
+                numbers[name].setdefault("baselines", {})[network] = result.summary()
+    return numbers
+
+
+def print_table(results: Results) -> None:
+    """The results on the console, set by set."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from facex.eval.report import rows
+
+    listed = rows(results)
+    fars = list(dict.fromkeys(far for row in listed for far in row["tar@far"]))
+    table = Table(title="1:1 verification", title_justify="left")
+    for name in ("set", "network"):
+        table.add_column(name, no_wrap=True)
+    for name in ("accuracy", *(f"TAR@{far}" for far in fars), "AUC", "images/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in listed:
+        tars = [f"{row['tar@far'][far]:.3f}" if far in row["tar@far"] else "-" for far in fars]
+        speed = f"{row['images/s']:.0f}" if "images/s" in row else "-"
+        accuracy = f"{row['accuracy']:.4f} ± {row['std']:.4f}"
+        style = "bold" if row["network"] == "trained" else None
+        table.add_row(
+            row["set"], row["network"].replace("_", " "), accuracy, *tars, f"{row['auc']:.4f}", speed, style=style
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _evaluate(options: Namespace) -> tuple[Results, Path | None]:
+    import torch
+
+    from facex.eval.baselines import raw_pixels
+    from facex.eval.run import evaluate_set, load_bins
+    from facex.inference.embed import plain_nets
+    from facex.train.checkpoint_folder import open_checkpoint
+    from facex.train.load_run import build_method, load_run
+
+    sets = load_bins(options.bin, options.folds, options.uneven_folds)
+    which: str | int = options.step if options.step is not None else "best" if options.best else "last"
+    run = load_run(options.checkpoint, which)
+    device = pick_device(options.device)
+    common = {
+        "folds": options.folds,
+        "fars": options.far,
+        "on_error": options.on_error,
+        "uneven_folds": options.uneven_folds,
+    }
+
+    def network(method: Any) -> dict[str, SetResult]:
+        nets = {name: net.to(device) for name, net in plain_nets(method).items()}
+        return {
+            one.name: evaluate_set(method, nets, one, device, options.batch_size, not options.no_flip, **common)
+            for one in sets
+        }
+
+    results: Results = {}
+    if options.baselines:
+        results["raw_pixels"] = {one.name: raw_pixels(one, **common) for one in sets}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            untrained = build_method(open_checkpoint(run.path, verify=False))
+        results["untrained"] = network(untrained)
+    results["trained"] = network(run.method)
+    return results, _report(options, run, results, sets) if options.report else None
+
+
+def _report(options: Namespace, run: Any, results: Mapping[str, Mapping[str, SetResult]], sets: list[Any]) -> Path:
+    from facex.eval.report import Report, write_report
+
+    folder = run.path.parent.parent
+    method = type(run.method).__name__
+    facts = [("run", str(folder)), ("checkpoint", run.path.name), ("method", method)]
+    facts += [
+        (name, str(run.meta[name])) for name in ("step", "epoch", "num_classes", "world_size") if name in run.meta
+    ]
+    report = Report(f"{method} · verification", results, sets, facts, folder / "metrics.jsonl", not options.no_pictures)
+    return write_report(options.report, report)
+
+
+def pick_device(name: str) -> Any:
+    """The torch device of that name; "auto" is the GPU where there is one. ConfigError for one that is not there."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name}: this machine or this PyTorch has no CUDA")
+    return device
+
+
+@contextmanager
+def _quiet_stdout(active: bool) -> Iterator[Callable[[str], None]]:
+    """Inside, what a library prints on stdout goes to stderr, C++ included; the function yielded writes to stdout."""
+    if not active:
+        yield lambda text: print(text, end="")
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    before, sys.stdout = sys.stdout, sys.stderr
+    try:
+
+        def write(text: str) -> None:
+            with os.fdopen(os.dup(kept), "w", encoding="utf-8") as stdout:
+                stdout.write(text)
+
+        yield write
+    finally:
+        sys.stdout = before
+        os.dup2(kept, 1)
+        os.close(kept)

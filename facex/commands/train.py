@@ -1,0 +1,17 @@
+"""`facex train`: train a method, from a YAML file and overrides."""
+
+from __future__ import annotations
+
+
+def main(argv: list[str]) -> int:
+    """Train as the arguments say; see `facex train --help`. Returns the exit code."""
+    from facex.train import launch
+    from facex.train.parsing import parse
+    from facex.train.trainer import train
+
+    parsed = parse(argv)
+    try:
+        train(parsed.config, parsed.resolved)
+    finally:
+        launch.stop()
+    return 0

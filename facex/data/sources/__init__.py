@@ -1,0 +1,1 @@
+"""Sources of face data sets: RecordIO sets, image folders, list files."""

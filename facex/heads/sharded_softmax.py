@@ -1,0 +1,175 @@
+"""The two autograd functions of a class-sharded softmax: target cosines, and the logsumexp over all other classes.
+
+Both take this rank's rows and return this rank's rows. The classes are spread over the ranks: shards are combined with
+all-reduces of B numbers, and one backward pass gathers the upstream gradients of all rows, forms the gradient of this
+shard's class centres and reduce-scatters that of the embeddings.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from facex import ops
+from facex.heads.base import Rule
+from facex.heads.collectives import Ranks
+from facex.heads.gradients import GradientWindow
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Impl = Literal["fused", "reference"]
+
+
+@dataclass
+class MicroStep:
+    """What the forward passes of one micro-step leave for their common backward pass. B = rows of all ranks."""
+
+    ranks: Ranks
+    weight: Tensor  # [n, D] this shard's class centres
+    bias: Tensor | None  # [n]
+    window: GradientWindow
+    scale: float
+    normalize: bool
+    precision: Precision
+    impl: Impl
+    classes: Tensor  # int64 [B, K]: row of `weight`, -1 where the class is on another rank or there is none
+    subset: Tensor | None  # int64 [S]: sampled rows of `weight`, ascending
+    columns: Tensor  # int64 [B, K]: as `classes`, as positions in `subset`
+    rule: Rule = field(default_factory=Rule)
+    x: Tensor | None = None  # [B, D]
+    cos: Tensor | None = None  # [B, K] target cosines of all rows
+    lse: Tensor | None = None  # [B] logsumexp over the negatives of all shards
+    grad_neg: Tensor | None = None  # [b]
+
+    def empty(self) -> bool:
+        """Whether no class of this shard takes part."""
+        return (self.weight if self.subset is None else self.subset).shape[0] == 0
+
+    def op_options(self) -> dict[str, Any]:
+        """Arguments that the op's forward and backward share."""
+        rule, threshold = self.rule, self.rule.threshold
+        name = rule.name
+        if name == "clamp" and rule.bound != 1:
+            bound = rule.bound  # the op's own clamp is to [-1, 1]: this takes its generic path
+            name = lambda cos: cos.clamp(-bound, bound)  # noqa: E731
+        if threshold is not None and not isinstance(threshold, Tensor):
+            threshold = self.weight.new_full((self.columns.shape[0],), threshold)
+        return {
+            "scale": self.scale,
+            "excluded": self.columns,
+            "rule": name,
+            "threshold": threshold,
+            "hard_t": rule.hard_t,
+            "normalize": self.normalize,
+            "bias": self.bias,
+            "subset": self.subset,
+            "compute_dtype": self.precision,
+            "impl": "auto" if self.impl == "fused" else "reference",
+        }
+
+
+class TargetCosine(torch.autograd.Function):
+    """Embeddings [b, D] -> target cosines [b, K], their biases [b, K], and a token that `Negatives` takes, so that its
+    backward runs first and both share one pass over the class centres here."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, step: MicroStep) -> tuple[Tensor, Tensor, Tensor]:
+        ranks = step.ranks
+        step.x = ranks.gather(x)
+        cos = shard_cosine(step.x, step.weight, step.classes, step.normalize)
+        if step.bias is None:
+            step.cos = ranks.sum(cos)
+            bias = torch.zeros_like(ranks.mine(step.cos))
+        else:
+            here = torch.where(
+                step.classes >= 0,
+                step.bias.new_zeros(()) if not step.bias.numel() else step.bias[step.classes.clamp(min=0)],
+                0.0,
+            )
+            step.cos, all_bias = ranks.sum(torch.stack([cos, here]))
+            bias = ranks.mine(all_bias).clone()
+        ctx.step = step
+        return ranks.mine(step.cos).clone(), bias, x.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_cos: Tensor, grad_bias: Tensor, token: Tensor) -> tuple[Tensor, Tensor, None]:
+        step: MicroStep = ctx.step
+        ranks, k = step.ranks, grad_cos.shape[1]
+        grad_neg = step.grad_neg if step.grad_neg is not None else grad_cos.new_zeros(grad_cos.shape[0])
+        step.grad_neg = None
+        parts = [grad_cos, grad_neg[:, None]] + ([grad_bias] if step.bias is not None else [])
+        # 1/W here: dW is that of the global mean, while this rank's loss is W times its share of it.
+        upstream = ranks.gather(torch.cat(parts, 1)) / ranks.size
+        dx = _shard_backward(step, upstream[:, :k], upstream[:, k], upstream[:, k + 1 :])
+        return ranks.scatter_sum(dx) * ranks.size, token.new_zeros(()), None
+
+
+class Negatives(torch.autograd.Function):
+    """token -> logsumexp over every class that is not a label of the row, over all shards [b]."""
+
+    @staticmethod
+    def forward(ctx: Any, token: Tensor, step: MicroStep) -> Tensor:
+        assert step.x is not None
+        if step.empty():
+            neg = step.x.new_full((step.x.shape[0],), -math.inf)
+        else:
+            neg = ops.cosine_logsumexp_forward(step.x, step.weight, **step.op_options())
+        step.lse = combine_logsumexp(neg, step.ranks)
+        ctx.step = step
+        return step.ranks.mine(step.lse).clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_neg: Tensor) -> tuple[Tensor, None]:
+        ctx.step.grad_neg = grad_neg
+        return grad_neg.new_zeros(()), None
+
+
+def shard_cosine(x: Tensor, weight: Tensor, classes: Tensor, normalize: bool) -> Tensor:
+    """Cosines [B, K] with the class centres `classes` (rows of `weight`), 0 where -1; without gradient. `weight` may be
+    empty."""
+    if weight.shape[0] == 0:
+        return x.new_zeros(classes.shape)
+    return ops.target_cosine(x, weight, classes, normalize=normalize)
+
+
+def combine_logsumexp(neg: Tensor, ranks: Ranks) -> Tensor:
+    """logsumexp over ranks of [B] partial values; -inf (an empty shard) is the neutral element."""
+    if ranks.size == 1:
+        return neg
+    top = ranks.max(neg)
+    top = torch.where(top == -math.inf, torch.zeros_like(top), top)
+    return top + ranks.sum((neg - top).exp()).log()
+
+
+def _shard_backward(step: MicroStep, grad_cos: Tensor, grad_neg: Tensor, grad_bias: Tensor) -> Tensor:
+    """Add dW (and db) of this shard to the window; return dX [B, D] as far as this shard makes it."""
+    assert step.x is not None
+    window = step.window
+    window.micro_steps += 1
+    if step.empty():
+        return torch.zeros_like(step.x)
+    lse = step.lse if step.lse is not None else torch.zeros_like(grad_neg)
+    lse = torch.where(lse == -math.inf, torch.zeros_like(lse), lse)  # no negatives anywhere: nothing to weigh
+    into = window.buffer() if step.subset is None else None
+    dx, dweight, dbias = ops.cosine_logsumexp_backward(
+        step.x,
+        step.weight,
+        lse,
+        grad_neg.contiguous(),
+        excluded_grad=grad_cos.contiguous(),
+        accumulate_into=into,
+        **step.op_options(),
+    )
+    if step.subset is not None:
+        window.add_rows(step.subset, dweight)
+    if dbias is not None:
+        window.add_bias(dbias, step.subset)
+        here = step.classes >= 0
+        window.add_bias(grad_bias[here], step.classes[here])
+    return dx

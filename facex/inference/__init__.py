@@ -1,0 +1,1 @@
+"""Faces to embeddings outside training: `facex.inference.embed`, `facex.inference.extract`."""

@@ -1,0 +1,83 @@
+"""The class-sharded head beside the network it follows: built from the method's HeadSpec, the config and the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+
+from facex.errors import ConfigError
+from facex.methods import HeadSpec
+from facex.train import distributed
+from facex.train.config import HeadConfig, OptimizerConfig
+from facex.train.launch import Ranks
+
+
+class TrainedHead:
+    """A MarginHead with its optimizer; `module` is called with embeddings and labels, `step` follows the network's steps."""
+
+    def __init__(
+        self,
+        spec: HeadSpec,
+        config: HeadConfig,
+        network_optimizer: OptimizerConfig,
+        classes: int,
+        ranks: Ranks,
+        seed: int,
+    ) -> None:
+        from facex.heads.margin_head import MarginHead
+
+        self.network = spec.network
+        self.config = config
+        self.classes = classes
+        self.optimizer = config.optimizer or network_optimizer
+        self.sample_rate = spec.sample_rate if config.sample_rate is None else config.sample_rate
+        self.decay = self.optimizer.weight_decay if config.weight_decay is None else config.weight_decay
+        # The head's rate is a multiple of the network's present rate.
+        self._lr_ratio = config.lr_scale
+        if config.optimizer is not None and network_optimizer.lr > 0:
+            self._lr_ratio *= config.optimizer.lr / network_optimizer.lr
+        settings: dict[str, Any] = {
+            "group": dist.group.WORLD if distributed.world_size() > 1 else None,
+            "init": spec.init,
+            "bias": spec.bias,
+            "normalize": spec.normalize,
+            "ignore_unlabelled": spec.ignore_unlabelled,
+            "precision": config.precision,
+            "sparse_update": config.sparse_update,
+            "seed": seed,
+            **spec.options,
+            **config.options,
+            "sample_rate": self.sample_rate,
+            "device": ranks.device,
+        }
+        try:
+            self.module = MarginHead(spec.margin, spec.embedding_size, classes, **settings)
+        except TypeError as error:
+            raise ConfigError(f"head options {sorted({**spec.options, **config.options})}: {error}") from error
+        self._build_optimizer()
+
+    def _build_optimizer(self) -> None:
+        o = self.optimizer
+        if o.name not in ("sgd", "adamw"):
+            raise ConfigError(f"the head's optimizer is sgd or adamw, not '{o.name}'; set head.optimizer")
+        self.module.build_optimizer(
+            name=o.name,
+            lr=o.lr,
+            momentum=o.momentum,
+            nesterov=o.nesterov,
+            weight_decay=self.decay,
+            betas=o.betas,
+            eps=o.eps,
+        )
+
+    def lr(self, network_lr: float) -> float:
+        """The head's learning rate where the network's is `network_lr`."""
+        return network_lr * self._lr_ratio
+
+    def step(self, network_lr: float, loss_scale: float, coefficient: float) -> None:
+        """Apply the window. `coefficient` comes from joint clipping; the head's own clipping is done here."""
+        if self.config.clip > 0:
+            norm = float(self.module.grad_sq_norm(loss_scale).sqrt())
+            coefficient *= min(1.0, self.config.clip / (norm + 1e-6))
+        self.module.step(self.lr(network_lr), loss_scale=loss_scale, clip_coef=coefficient)

@@ -1,0 +1,183 @@
+"""Command line and YAML to a TrainConfig, with the nearest valid name for whatever is misspelt."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from facex.errors import ConfigError
+from facex.methods.discovery import import_for_parsing, load_method, names_in
+from facex.train.config import TrainConfig
+
+
+@dataclass
+class Parsed:
+    """A configuration three times: built, as plain data, and as the YAML that is saved with the run."""
+
+    config: TrainConfig
+    resolved: dict[str, Any]
+    text: str
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of `facex train`; plugins must have been imported for their short names to be known."""
+    parser = ArgumentParser(
+        prog="facex train",
+        description="Train a method on faces. Options come from --config (YAML), each may be overridden here; "
+        "`--method NAME --help` shows a method's own options too.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
+    parser.add_class_arguments(TrainConfig, None)
+    return parser
+
+
+def parse(argv: list[str]) -> Parsed:
+    """Read `argv`, build the method under the run's seed. ConfigError says what is wrong and what was probably meant."""
+    argv, block = take_launcher_options(argv)
+    import_for_parsing(names_in(argv))
+    method = _method_name(argv)
+    if method is not None:
+        load_method(method)
+    parser = build_parser()
+    argv = _help_of_method(argv, method)
+    try:
+        cfg = parser.parse_args(argv)
+    except Exception as error:
+        raise ConfigError(explain(str(error), parser, argv)) from error
+    if block is not None:
+        cfg.deepspeed = block
+    return _build(parser, cfg)
+
+
+def parse_object(options: dict[str, Any]) -> Parsed:
+    """A configuration from plain data, nested as in YAML."""
+    import_for_parsing(_names(options))
+    parser = build_parser()
+    try:
+        cfg = parser.parse_object(options)
+    except Exception as error:
+        raise ConfigError(explain(str(error), parser, [])) from error
+    return _build(parser, cfg)
+
+
+def _names(options: dict[str, Any]) -> list[str]:
+    method = options.get("method", {})
+    name = method if isinstance(method, str) else method.get("class_path", "")
+    return [name] if name and "." not in name else []
+
+
+def _build(parser: ArgumentParser, cfg: Namespace) -> Parsed:
+    cfg.pop("config", None)
+    text = parser.dump(cfg, skip_none=False)
+    resolved = yaml.safe_load(text)
+    torch.manual_seed(int(cfg.trainer.seed))  # networks start the same in every run with this seed, and on every rank
+    try:
+        built = parser.instantiate_classes(cfg)
+    except TypeError as error:
+        raise ConfigError(f"the method cannot be built: {error}") from error
+    return Parsed(TrainConfig(**built.as_dict()) if isinstance(built, Namespace) else built, resolved, text)
+
+
+def take_launcher_options(argv: list[str]) -> tuple[list[str], dict[str, Any] | None]:
+    """Take out what DeepSpeed's users type: `--local_rank N`, `--deepspeed`, `--deepspeed_config FILE` (its content
+    replaces the `deepspeed:` block)."""
+    from facex.train.launch import check_local_rank
+
+    rest: list[str] = []
+    block: dict[str, Any] | None = None
+    words = iter(range(len(argv)))
+    for place in words:
+        word, _, inline = argv[place].partition("=")
+        following = argv[place + 1] if place + 1 < len(argv) else None
+        if word in ("--local_rank", "--local-rank", "--deepspeed_config", "--deepspeed-config"):
+            if not inline:
+                if following is None:
+                    raise ConfigError(f"{word} needs a value")
+                inline = following
+                next(words, None)
+            if "local" in word:
+                check_local_rank(int(inline))
+            else:
+                block = read_deepspeed_config(Path(inline))
+        elif word == "--deepspeed" and not inline and (following is None or following.startswith("--")):
+            continue
+        else:
+            rest.append(argv[place])
+    return rest, block
+
+
+def read_deepspeed_config(path: Path) -> dict[str, Any]:
+    """A DeepSpeed JSON file as a dict."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--deepspeed_config {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"--deepspeed_config {path} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--deepspeed_config {path} holds no JSON object")
+    return content
+
+
+def _method_name(argv: list[str]) -> str | None:
+    for place, word in enumerate(argv):
+        if word.startswith("--method="):
+            return _plain(word.partition("=")[2])
+        if word == "--method" and place + 1 < len(argv):
+            return _plain(argv[place + 1])
+    return None
+
+
+def _plain(value: str) -> str | None:
+    return value if re.fullmatch(r"[\w.:]+", value) else None
+
+
+def _help_of_method(argv: list[str], method: str | None) -> list[str]:
+    """`--method NAME --help` shows the method's options, as `--method.help NAME` does."""
+    if method is not None and ("--help" in argv or "-h" in argv):
+        return [f"--method.help={method}"]
+    return argv
+
+
+def explain(message: str, parser: ArgumentParser, argv: list[str]) -> str:
+    """The parser's message with the nearest valid key beside every unknown one."""
+    text = message.strip()
+    known = known_keys(parser)
+    for unknown in unknown_keys(text):
+        last = unknown.rsplit(".", 1)[-1]
+        names = {k.rsplit(".", 1)[-1]: k for k in known}
+        close = difflib.get_close_matches(unknown, known, 1, 0.6) or [
+            names[n] for n in difflib.get_close_matches(last, list(names), 1, 0.6)
+        ]
+        if close:
+            return f"unknown key '{unknown}': did you mean '{close[0]}'? [{text}]"
+        return f"unknown key '{unknown}' (`facex train --help` lists the valid ones) [{text}]"
+    return text
+
+
+def unknown_keys(text: str) -> list[str]:
+    """The keys that a parser's message complains about."""
+    if found := re.search(r"[Uu]nrecognized arguments: (.*)", text):
+        return [w.partition("=")[0].lstrip("-") for w in found.group(1).split() if w.startswith("--")]
+    if found := re.search(r"Group '([\w.]+)' does not accept (?:nested )?(?:option|key) '([\w.]+)'", text):
+        return [f"{found.group(1)}.{found.group(2)}"]
+    if found := re.search(r"(?:Key|Option|option|key) '([\w.]+)' is not (?:expected|accepted|valid|supported)", text):
+        return [found.group(1)]
+    if found := re.search(r"(?:does not accept|No action for|not accept) (?:\w+ )*'([\w.]+)'", text):
+        return [found.group(1)]
+    return []
+
+
+def known_keys(parser: ArgumentParser) -> list[str]:
+    """All option names, dotted."""
+    return sorted({a.dest for a in parser._actions if a.dest and a.dest not in ("help", "print_config")})

@@ -1,0 +1,216 @@
+"""One rank and two ranks, every ZeRO stage and precision, stops and resumes: the same losses.
+
+One job of two ranks under the real `deepspeed` launcher and one process without a launcher run all scenarios; the tests
+read what they wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+Report = dict[str, Any]
+
+
+def scenario(name: str, method: str = "TinyRecogniser", stops: tuple[int, ...] = (), args: Report | None = None, **config: Any) -> Report:
+    trainer = {"micro_batch": 8, "global_batch": 32, "steps": 20, **config.pop("trainer", {})}
+    keep = config.pop("keep", False)
+    return {"name": name, "method": method, "args": args or {}, "stops": list(stops), "keep": keep, "config": {"trainer": trainer, **config}}
+
+
+def with_zero(stage: int, **trainer: Any) -> Report:
+    return {"zero": stage, **trainer}
+
+
+FP16 = {"precision": "fp16", "fp16_initial_scale": 2.0**20, "fp16_growth_interval": 4, "steps": 24}
+# the published rate of 0.1 for 512 images, scaled to a batch of 32: a higher one makes rounding grow tenfold in 5 steps
+SCALED = {"lr": 0.1 * 32 / 512}
+COSINE = {"kind": "cosine", "warmup_steps": 3}
+SHARED = [
+    scenario("arcface"),
+    scenario("magface", args={"margin": "magface"}),
+    scenario("iresnet_arcface", "SmallIResNet", optimizer=SCALED),
+    scenario("iresnet_magface", "SmallIResNet", args={"margin": "magface"}, optimizer=SCALED),
+    scenario("bf16", trainer={"precision": "bf16"}),
+    scenario("policy", "TinyPolicy", networks={"recogniser": {"every": 2}}),
+    scenario("mae", "TinyMae"),
+    scenario("groups", args={"groups": True}, optimizer={"name": "adamw", "lr": 0.01}, schedule=COSINE),
+    scenario("clip_network", trainer={"clip": {"norm": 0.5}}),
+    scenario("clip_joint", trainer={"clip": {"norm": 0.5, "scope": "joint"}}),
+    scenario("clip_tensor", trainer={"clip": {"norm": 0.1, "scope": "per_tensor"}}),
+    scenario("sampled", head={"sample_rate": 0.6}),
+    scenario("channels_last", trainer={"channels_last": True}),
+]
+TWO_RANKS = [
+    *SHARED,
+    *[scenario(f"arcface_z{z}", trainer=with_zero(z)) for z in (1, 2, 3)],
+    scenario("iresnet_arcface_z2", "SmallIResNet", trainer=with_zero(2), optimizer=SCALED),
+    scenario("iresnet_magface_z3", "SmallIResNet", args={"margin": "magface"}, trainer=with_zero(3), optimizer=SCALED),
+    scenario("bf16_z1", trainer=with_zero(1, precision="bf16")),
+    scenario("policy_z2", "TinyPolicy", trainer=with_zero(2), networks={"recogniser": {"every": 2}}),
+    scenario("mae_z1", "TinyMae", trainer=with_zero(1)),
+    scenario("clip_network_z1", trainer=with_zero(1, clip={"norm": 0.5})),
+    *[scenario(f"fp16_z{z}", trainer=with_zero(z, **FP16), schedule=COSINE) for z in (0, 1, 2)],
+    scenario("long", args={"dropout": 0.3}, trainer=with_zero(0, steps=8)),
+    scenario("long_stopped", args={"dropout": 0.3}, stops=(1, 5), trainer=with_zero(0, steps=8)),
+    scenario("long_z2", args={"dropout": 0.3}, trainer=with_zero(2, steps=8)),
+    scenario("long_z2_stopped", args={"dropout": 0.3}, stops=(3,), trainer=with_zero(2, steps=8)),
+    scenario("long_policy", "TinyPolicy", trainer={"steps": 8}, networks={"recogniser": {"every": 2}}),
+    scenario("long_policy_stopped", "TinyPolicy", stops=(3,), trainer={"steps": 8}, networks={"recogniser": {"every": 2}}),
+    scenario("long_mae", "TinyMae", trainer={"steps": 8}),
+    scenario("long_mae_stopped", "TinyMae", stops=(2,), trainer={"steps": 8}),
+    scenario("long_fp16", trainer={**FP16, "steps": 10}),
+    scenario("long_fp16_stopped", stops=(2, 7), trainer={**FP16, "steps": 10}),
+    scenario("half", trainer={"steps": 8, "max_steps": 4}),
+    scenario("nan", args={"poison": 3}),
+]
+ONE_RANK = [*SHARED, scenario("half", trainer={"steps": 8}, keep=True), scenario("floor", trainer={**FP16, "fp16_min_scale": 2.0**18})]
+
+
+def environment() -> dict[str, str]:
+    keep = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), keep.get("PATH", "")])
+    return keep | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PATH": path, "PYTHONPATH": str(ROOT)}
+
+
+def launch(command: list[str], folder: Path, timeout: float = 540) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def run_scenarios(scenarios: list[Report], folder: Path, ranks: int, port: int) -> dict[str, Report]:
+    folder.mkdir(parents=True, exist_ok=True)
+    listing = folder / "scenarios.json"
+    listing.write_text(json.dumps(scenarios))
+    if ranks == 1:
+        command = [sys.executable, "-m", "tests.train.worker"]
+    else:
+        launcher = str(Path(sys.executable).with_name("deepspeed"))
+        command = [launcher, "--num_accelerators", str(ranks), "--master_port", str(port), "--module", "tests.train.worker"]
+    done = launch([*command, str(listing), str(folder)], folder)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return {s["name"]: json.loads((folder / f"{s['name']}.json").read_text()) for s in scenarios}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> dict[str, Report]:
+    return run_scenarios(TWO_RANKS, folder / "two", 2, 29613)
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path, two: dict[str, Report]) -> dict[str, Report]:
+    import shutil
+
+    # a checkpoint of two ranks, to be gone on with by one
+    shutil.copytree(folder / "two" / "half", folder / "one" / "half")
+    return run_scenarios(ONE_RANK, folder / "one", 1, 0)
+
+
+def losses(report: Report, name: str = "backbone/loss") -> list[float]:
+    assert "error" not in report, report["error"]
+    return [m[name] for m in report["metrics"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "network"),
+    [
+        ("arcface", "arcface", "backbone"),
+        *[("arcface", f"arcface_z{z}", "backbone") for z in (1, 2, 3)],
+        ("magface", "magface", "backbone"),
+        ("iresnet_arcface", "iresnet_arcface", "backbone"),
+        ("iresnet_arcface", "iresnet_arcface_z2", "backbone"),
+        ("iresnet_magface", "iresnet_magface", "backbone"),
+        ("iresnet_magface", "iresnet_magface_z3", "backbone"),
+        ("policy", "policy", "recogniser"),
+        ("policy", "policy", "policy"),
+        ("policy", "policy_z2", "recogniser"),
+        ("mae", "mae", "encoder"),
+        ("mae", "mae_z1", "encoder"),
+        ("groups", "groups", "backbone"),
+        ("clip_network", "clip_network", "backbone"),
+        ("clip_network", "clip_network_z1", "backbone"),
+        ("clip_joint", "clip_joint", "backbone"),
+        ("clip_tensor", "clip_tensor", "backbone"),
+        ("channels_last", "channels_last", "backbone"),
+    ],
+)
+def test_two_ranks_give_the_losses_of_one_with_twice_the_accumulation(
+    one: dict[str, Report], two: dict[str, Report], name: str, other: str, network: str
+) -> None:
+    expected, got = losses(one[name], f"{network}/loss"), losses(two[other], f"{network}/loss")
+    assert len(got) == 20
+    assert got == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("other", ["bf16", "bf16_z1"])
+def test_bf16_is_close_on_any_number_of_ranks(one: dict[str, Report], two: dict[str, Report], other: str) -> None:
+    assert losses(two[other]) == pytest.approx(losses(one["bf16"]), rel=0.02)
+    assert losses(two[other]) != losses(two["arcface"])
+
+
+def test_clipping_changes_what_it_should(one: dict[str, Report]) -> None:
+    plain = losses(one["arcface"])
+    for name in ("clip_network", "clip_joint", "clip_tensor"):
+        assert losses(one[name])[0] == pytest.approx(plain[0])
+        assert losses(one[name])[-1] != pytest.approx(plain[-1], rel=1e-3)
+
+
+def test_every_network_is_stepped_at_its_own_cadence(two: dict[str, Report]) -> None:
+    assert two["policy"]["applied"] == {"policy": 20, "recogniser": 10}
+    assert two["policy"]["head_steps"] == 10
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_an_overflow_skips_network_head_and_schedule(two: dict[str, Report], stage: int) -> None:
+    report = two[f"fp16_z{stage}"]
+    applied, skipped = report["applied"]["backbone"], report["skipped"]["backbone"]
+    assert skipped > 3
+    assert applied + skipped == 24
+    assert report["head_steps"] == report["clock"] == applied
+    scales = [m["loss_scale"] for m in report["metrics"]]
+    assert min(scales) < 2.0**20 / 8
+    assert any(after > before for before, after in zip(scales, scales[1:], strict=False)), "the scale never recovers"
+    # while every step is dropped the warm-up stands still, and so does the loss of equal batches
+    first = [m for m in report["metrics"] if m["applied"] == 0]
+    assert len({m["backbone/lr"] for m in first}) == 1
+    assert losses(report) == pytest.approx(losses(two["fp16_z0"]), rel=1e-5)
+    assert losses(report)[-1] < losses(report)[0]
+
+
+def test_the_smallest_loss_scale_ends_the_run(one: dict[str, Report]) -> None:
+    assert "loss scale" in one["floor"]["error"]
+
+
+@pytest.mark.parametrize("name", ["long", "long_z2", "long_policy", "long_mae", "long_fp16"])
+def test_a_stopped_run_goes_on_bit_for_bit(two: dict[str, Report], name: str) -> None:
+    whole, stopped = two[name], two[f"{name}_stopped"]
+    kept = [{k: v for k, v in m.items() if k != "images_per_second"} for m in whole["metrics"]]
+    again = [{k: v for k, v in m.items() if k != "images_per_second"} for m in stopped["metrics"]]
+    assert again == kept
+    assert stopped["weights"] == whole["weights"]
+
+
+def test_head_and_network_go_on_with_another_number_of_ranks(one: dict[str, Report], two: dict[str, Report]) -> None:
+    went_on = losses(one["half"])
+    assert went_on[:4] == losses(two["half"])[:4]
+    assert went_on == pytest.approx(losses(one["arcface"])[:8], rel=1e-4)
+
+
+def test_a_nan_loss_ends_every_rank_and_names_the_samples(two: dict[str, Report], folder: Path) -> None:
+    message = two["nan"]["error"]
+    for word in ("TrainingError", "backbone", "step 4", "rank 1", "nonfinite_step_4.json"):
+        assert word in message
+    saved = json.loads((folder / "two" / "nan" / "nonfinite_step_4.json").read_text())
+    assert {b["rank"] for b in saved["micro_batches"]} == {1}
+    assert all(len(b["samples"]) == 8 for b in saved["micro_batches"])
