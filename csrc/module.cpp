@@ -1,4 +1,5 @@
-// facex._C: the Python module. Tensor ops register themselves (ops.cpp, TORCH_LIBRARY) when it is loaded; classes are bound here.
+// facex._C: the Python module. Tensor ops register themselves (ops.cpp, TORCH_LIBRARY) when it is loaded; classes are
+// bound here.
 #include <pybind11/pybind11.h>
 
 #if __has_include("recordio/bindings.h")

@@ -1,5 +1,6 @@
-// cosine_logsumexp on the CPU. The classes are walked in chunks whose tile of dot products stays in a core's cache; every worker
-// takes a range of chunks with single-threaded matrix products, so workers meet only at the end of the pass. Never a B x C tensor.
+// cosine_logsumexp on the CPU. The classes are walked in chunks whose tile of dot products stays in a core's cache;
+// every worker takes a range of chunks with single-threaded matrix products, so workers meet only at the end of the
+// pass. Never a B x C tensor.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -10,19 +11,19 @@
 
 #include <cmath>
 #include <limits>
-#include <tuple>
 #include <vector>
 
 #include "cpu_bf16_engine.h"
 #include "cpu_engine.h"
 #include "cpu_tile.h"
+#include "operators.h"
 #include "problem.h"
 
 namespace facex::cpu {
 namespace {
 
-constexpr int64_t kChunk = 256;                     // classes in a chunk
-constexpr int64_t kLanes = 256;                     // samples in a block
+constexpr int64_t kChunk = 256;                      // classes in a chunk
+constexpr int64_t kLanes = 256;                      // samples in a block
 constexpr int64_t kPartialBytes = int64_t(1) << 28;  // what the workers' partial dx may take together
 
 // How the columns are cut: chunks of `chunk` columns, spread over `workers`.
@@ -125,7 +126,8 @@ at::Tensor forward(const Problem& p) {
 
 // Folds the gradients of the excluded entries' raw cosines into a tile of cosine gradients.
 template <typename T, typename Engine>
-void fold_excluded_grad(const std::vector<Hit<T>>& hits, const T* excluded_grad, const Engine& engine, int64_t lanes, T* tile, T* along) {
+void fold_excluded_grad(const std::vector<Hit<T>>& hits, const T* excluded_grad, const Engine& engine, int64_t lanes,
+                        T* tile, T* along) {
   if (excluded_grad == nullptr) return;
   const T* output_factor = engine.output_factor();
   for (const Hit<T>& hit : hits) {
@@ -135,8 +137,8 @@ void fold_excluded_grad(const std::vector<Hit<T>>& hits, const T* excluded_grad,
   }
 }
 
-// Turns the sums of gradient * cosine into the factors of the weights that take the part along the class centre out of dweight
-// (the gradient through w / |w|), for one block's share; nothing flows along where the length is not free.
+// Turns the sums of gradient * cosine into the factors of the weights that take the part along the class centre out of
+// dweight (the gradient through w / |w|), for one block's share; nothing flows along where the length is not free.
 template <typename T, typename Engine>
 void along_factors(const Engine& engine, int64_t size, T* along) {
   for (int64_t j = 0; j < size; ++j) along[j] *= -engine.free()[j] * engine.inverse()[j] * engine.inverse()[j];
@@ -144,12 +146,14 @@ void along_factors(const Engine& engine, int64_t size, T* along) {
 
 // A lane without any column (lse = -inf) gets probabilities of zero: the same as an infinitely large sum.
 at::Tensor finite_lse(const at::Tensor& lse) {
-  const double huge = lse.scalar_type() == at::kDouble ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
+  const double huge =
+      lse.scalar_type() == at::kDouble ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
   return at::where(lse == -std::numeric_limits<double>::infinity(), at::scalar_tensor(huge / 2, lse.options()), lse);
 }
 
 template <typename T, typename Engine>
-void backward(const Problem& p, const Upstream& up, at::Tensor& dx, at::Tensor& dweight, bool accumulate, at::Tensor& dbias) {
+void backward(const Problem& p, const Upstream& up, at::Tensor& dx, at::Tensor& dweight, bool accumulate,
+              at::Tensor& dbias) {
   const Plan plan(p);
   const typename Engine::Shared shared(p, plan.lanes);
   const at::Tensor bias = chosen_bias(p), lse = finite_lse(up.lse);
@@ -173,14 +177,16 @@ void backward(const Problem& p, const Upstream& up, at::Tensor& dx, at::Tensor& 
                       dbias.defined() ? dbias.mutable_data_ptr<T>() + begin : nullptr);
         fold_excluded_grad(hits, data_or_null<T>(up.excluded_grad), engine, block.size, tile, along.data());
         along_factors(engine, size, along.data());
-        engine.products(block, own + block.begin * p.dim, out, accumulate || block.begin > 0, p.normalize ? along.data() : nullptr);
+        engine.products(block, own + block.begin * p.dim, out, accumulate || block.begin > 0,
+                        p.normalize ? along.data() : nullptr);
       });
     }
   });
   at::sum_out(dx, partial, {0});
 }
 
-// An uninitialised tensor whose pages are huge where the system has them: a third of the backward pass would be page faults.
+// An uninitialised tensor whose pages are huge where the system has them: a third of the backward pass would be page
+// faults.
 at::Tensor empty_on_huge_pages(at::IntArrayRef shape, const at::TensorOptions& options) {
   at::Tensor tensor = at::empty(shape, options);
 #ifdef MADV_HUGEPAGE
@@ -192,60 +198,30 @@ at::Tensor empty_on_huge_pages(at::IntArrayRef shape, const at::TensorOptions& o
   return tensor;
 }
 
-at::Tensor run_forward(const Problem& p) {
-  if (p.type() == at::kDouble) return forward<double, GemmEngine<double>>(p);
-  if (p.compute == Compute::kBf16 && have_bf16_kernels()) return forward<float, Bf16Engine>(p);
-  return forward<float, GemmEngine<float>>(p);
-}
-
-void run_backward(const Problem& p, const Upstream& up, at::Tensor& dx, at::Tensor& dweight, bool accumulate, at::Tensor& dbias) {
-  if (p.batch == 0) {
-    if (!accumulate) dweight.zero_();
-    return;
+struct Backend {
+  static at::Tensor forward(const Problem& p) {
+    if (p.type() == at::kDouble) return cpu::forward<double, GemmEngine<double>>(p);
+    if (use_bf16(p)) return cpu::forward<float, Bf16Engine>(p);
+    return cpu::forward<float, GemmEngine<float>>(p);
   }
-  if (p.type() == at::kDouble) return backward<double, GemmEngine<double>>(p, up, dx, dweight, accumulate, dbias);
-  if (p.compute == Compute::kBf16 && have_bf16_kernels()) return backward<float, Bf16Engine>(p, up, dx, dweight, accumulate, dbias);
-  return backward<float, GemmEngine<float>>(p, up, dx, dweight, accumulate, dbias);
-}
 
-using Optional = std::optional<at::Tensor>;
+  static void backward(const Problem& p, const Upstream& up, at::Tensor& dx, at::Tensor& dweight, bool accumulate,
+                       at::Tensor& dbias) {
+    if (p.type() == at::kDouble)
+      return cpu::backward<double, GemmEngine<double>>(p, up, dx, dweight, accumulate, dbias);
+    if (use_bf16(p)) return cpu::backward<float, Bf16Engine>(p, up, dx, dweight, accumulate, dbias);
+    return cpu::backward<float, GemmEngine<float>>(p, up, dx, dweight, accumulate, dbias);
+  }
 
-at::Tensor cosine_logsumexp(const at::Tensor& x, const at::Tensor& weight, const Optional& excluded, const Optional& threshold,
-                            const Optional& hard_t, const Optional& bias, const Optional& subset, double scale, std::string_view rule,
-                            bool normalize, std::string_view compute_dtype) {
-  const Problem p({x, weight, excluded, threshold, hard_t, bias, subset, scale, rule, normalize, compute_dtype});
-  return run_forward(p);
-}
+  static at::Tensor empty(at::IntArrayRef shape, const at::TensorOptions& options) {
+    return empty_on_huge_pages(shape, options);
+  }
 
-std::tuple<at::Tensor, at::Tensor> cosine_logsumexp_backward_into(
-    const at::Tensor& x, const at::Tensor& weight, const at::Tensor& lse, const at::Tensor& grad_neg, const Optional& excluded,
-    const Optional& excluded_grad, const Optional& threshold, const Optional& hard_t, const Optional& bias, const Optional& subset,
-    double scale, std::string_view rule, bool normalize, std::string_view compute_dtype, at::Tensor& dweight) {
-  const Problem p({x, weight, excluded, threshold, hard_t, bias, subset, scale, rule, normalize, compute_dtype});
-  const Upstream up(p, lse, grad_neg, excluded_grad);
-  check_gradient_buffer(p, dweight);
-  at::Tensor dx = at::zeros_like(p.x), dbias = at::zeros({bias.has_value() ? p.columns : 0}, p.x.options()), none;
-  run_backward(p, up, dx, dweight, true, bias.has_value() ? dbias : none);
-  return {dx, dbias};
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> cosine_logsumexp_backward(
-    const at::Tensor& x, const at::Tensor& weight, const at::Tensor& lse, const at::Tensor& grad_neg, const Optional& excluded,
-    const Optional& excluded_grad, const Optional& threshold, const Optional& hard_t, const Optional& bias, const Optional& subset,
-    double scale, std::string_view rule, bool normalize, std::string_view compute_dtype) {
-  const Problem p({x, weight, excluded, threshold, hard_t, bias, subset, scale, rule, normalize, compute_dtype});
-  const Upstream up(p, lse, grad_neg, excluded_grad);
-  at::Tensor dx = at::zeros_like(p.x), dbias = at::zeros({bias.has_value() ? p.columns : 0}, p.x.options()), none;
-  at::Tensor dweight = empty_on_huge_pages({p.columns, p.dim}, p.x.options());
-  run_backward(p, up, dx, dweight, false, bias.has_value() ? dbias : none);
-  return {dx, dweight, dbias};
-}
+ private:
+  static bool use_bf16(const Problem& p) { return p.compute == Compute::kBf16 && have_bf16_kernels(); }
+};
 
 }  // namespace
 }  // namespace facex::cpu
 
-TORCH_LIBRARY_IMPL(facex, CPU, m) {
-  m.impl("cosine_logsumexp", &facex::cpu::cosine_logsumexp);
-  m.impl("cosine_logsumexp_backward", &facex::cpu::cosine_logsumexp_backward);
-  m.impl("cosine_logsumexp_backward_into", &facex::cpu::cosine_logsumexp_backward_into);
-}
+TORCH_LIBRARY_IMPL(facex, CPU, m) { facex::Operators<facex::cpu::Backend>::implement(m); }

@@ -1,4 +1,5 @@
-// The matrix products of one chunk of classes with bfloat16 operands and fp32 sums (AVX512-BF16). The interface of GemmEngine.
+// The matrix products of one chunk of classes with bfloat16 operands and fp32 sums (AVX512-BF16). The interface of
+// GemmEngine.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -18,7 +19,8 @@ namespace facex::cpu {
 template <typename T>
 class Aligned {
  public:
-  explicit Aligned(int64_t size) : data_(static_cast<T*>(::operator new(sizeof(T) * (size + 64), std::align_val_t{64}))) {
+  explicit Aligned(int64_t size)
+      : data_(static_cast<T*>(::operator new(sizeof(T) * (size + 64), std::align_val_t{64}))) {
     std::fill_n(data_.get(), size + 64, T(0));
   }
   T* get() const { return data_.get(); }
@@ -32,7 +34,8 @@ class Aligned {
 
 class Bf16Engine {
  public:
-  // x in bf16, packed once for all workers: for each block of samples [D, lanes] (for dots) and [lanes, D] (for dweight).
+  // x in bf16, packed once for all workers: for each block of samples [D, lanes] (for dots) and [lanes, D] (for
+  // dweight).
   struct Shared {
     Shared(const Problem& problem, int64_t lanes) : lanes(lanes) {
       const float* x = problem.x.const_data_ptr<float>();
@@ -73,7 +76,8 @@ class Bf16Engine {
 
   float* dots(const Block& block) {
     const uint16_t* right = shared_.transposed[block.begin / shared_.lanes].get();
-    product({plain_.get(), row_stride_, 2}, right, row_stride_ / 2, tile_.get(), block.size, size_, block.size, false, nullptr, nullptr, false);
+    product({plain_.get(), row_stride_, 2}, right, row_stride_ / 2, tile_.get(), block.size, size_, block.size, false,
+            nullptr, nullptr, false);
     return tile_.get();
   }
 
@@ -81,9 +85,10 @@ class Bf16Engine {
   void products(const Block& block, float* dx, float* dweight, bool keep, const float* along) {
     const int64_t stride = (block.size + 1) / 2 * 2, dim = problem_.dim;
     pack_gradients(tile_.get(), size_, block.size, inverse(), gradients_.get(), stride, gradient_pairs_.get());
-    product({gradient_pairs_.get(), 2, 2 * block.size}, packed_.get(), (size_ + 1) / 2, dx, dim, block.size, dim, true, nullptr, nullptr, false);
-    product({gradients_.get(), stride, 2}, shared_.rows[block.begin / shared_.lanes].get(), stride / 2, dweight, dim, size_, dim, keep,
-            along ? raw_ : nullptr, along, true);
+    product({gradient_pairs_.get(), 2, 2 * block.size}, packed_.get(), (size_ + 1) / 2, dx, dim, block.size, dim, true,
+            nullptr, nullptr, false);
+    product({gradients_.get(), stride, 2}, shared_.rows[block.begin / shared_.lanes].get(), stride / 2, dweight, dim,
+            size_, dim, keep, along ? raw_ : nullptr, along, true);
   }
 
   const float* inverse() const { return norms_.get(); }

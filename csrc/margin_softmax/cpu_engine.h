@@ -15,8 +15,8 @@ struct Block {
   int64_t begin, size;
 };
 
-// The rows of `weight` that a chunk of columns stands for, in the accumulation type: in place where that is what is stored, through a
-// buffer where there is a subset or another type.
+// The rows of `weight` that a chunk of columns stands for, in the accumulation type: in place where that is what is
+// stored, through a buffer where there is a subset or another type.
 template <typename T>
 class ChunkRows {
  public:
@@ -42,8 +42,8 @@ class ChunkRows {
   at::Tensor buffer_;
 };
 
-// Exact products. With compute bf16 or fp16 the operands are rounded to it first and multiplied in fp32: the result that hardware with
-// these types gives, on hardware without them.
+// Exact products. With compute bf16 or fp16 the operands are rounded to it first and multiplied in fp32: the result
+// that hardware with these types gives, on hardware without them.
 template <typename T>
 class GemmEngine {
  public:
@@ -84,15 +84,16 @@ class GemmEngine {
     return tile.template mutable_data_ptr<T>();
   }
 
-  // dx [block.size, D] += tile^T . (weight rows) and dweight [size, D] (+)= tile . (x rows) + along[row] * weight[row] (along may be
-  // null), where the tile holds gradients of the cosines times output_factor.
+  // dx [block.size, D] += tile^T . (weight rows) and dweight [size, D] (+)= tile . (x rows) + along[row] * weight[row]
+  // (along may be null), where the tile holds gradients of the cosines times output_factor.
   void products(const Block& block, T* dx, T* dweight, bool keep, const T* along) {
     at::Tensor tile = tile_view(block.size);
     const at::Tensor x = shared_.x.narrow(0, block.begin, block.size);
     at::Tensor dx_rows = at::from_blob(dx, {block.size, problem_.dim}, problem_.x.options());
     at::Tensor out = at::from_blob(dweight, {size_, problem_.dim}, problem_.x.options());
     dx_rows.addmm_(tile.t(), operand_);
-    if (!output_factor()) tile.mul_(norms_.select(0, 0).narrow(0, 0, size_).unsqueeze(1));  // the operand was normalised already
+    if (!output_factor())
+      tile.mul_(norms_.select(0, 0).narrow(0, 0, size_).unsqueeze(1));  // the operand was normalised already
     if (keep) {
       out.addmm_(tile, x);
     } else {

@@ -1,5 +1,5 @@
-// Loops written for the compiler's vectoriser. On x86-64 each is compiled for several instruction sets and the right one is
-// chosen when the library is loaded, so one build runs everywhere and no -march flag is needed.
+// Loops written for the compiler's vectoriser. On x86-64 each is compiled for several instruction sets and the right
+// one is chosen when the library is loaded, so one build runs everywhere and no -march flag is needed.
 #include "cpu_tile.h"
 
 #include <bit>
@@ -88,8 +88,8 @@ FACEX_INLINE void inverse_norms_of(const T* weight, int64_t rows, int64_t dim, b
 }
 
 template <Rule R, typename T>
-FACEX_INLINE void forward_rows(T* __restrict tile, int64_t rows, int64_t lanes, const TileRule<T>& rule, T* __restrict top,
-                               T* __restrict maximum, T* __restrict sum) {
+FACEX_INLINE void forward_rows(T* __restrict tile, int64_t rows, int64_t lanes, const TileRule<T>& rule,
+                               T* __restrict top, T* __restrict maximum, T* __restrict sum) {
   const T scale = rule.scale, t = rule.hard_t;
   const T* __restrict threshold = rule.threshold;
   for (int64_t i = 0; i < lanes; ++i) top[i] = maximum[i];
@@ -120,7 +120,8 @@ FACEX_INLINE void forward_rows(T* __restrict tile, int64_t rows, int64_t lanes, 
 
 template <Rule R, typename T>
 FACEX_INLINE void backward_rows(T* __restrict tile, int64_t rows, int64_t lanes, const TileRule<T>& rule,
-                                const T* output_factor, const T* __restrict lse, const T* __restrict grad, T* along, T* dbias) {
+                                const T* output_factor, const T* __restrict lse, const T* __restrict grad, T* along,
+                                T* dbias) {
   const T scale = rule.scale, t = rule.hard_t, most = largest_exponent<T>();
   const T* __restrict threshold = rule.threshold;
   for (int64_t j = 0; j < rows; ++j) {
@@ -149,23 +150,32 @@ FACEX_INLINE void backward_rows(T* __restrict tile, int64_t rows, int64_t lanes,
 }
 
 template <typename T>
-FACEX_INLINE void forward_any(T* tile, int64_t rows, int64_t lanes, const TileRule<T>& rule, T* scratch, T* maximum, T* sum) {
+FACEX_INLINE void forward_any(T* tile, int64_t rows, int64_t lanes, const TileRule<T>& rule, T* scratch, T* maximum,
+                              T* sum) {
   switch (rule.rule) {
-    case Rule::kPlain: return forward_rows<Rule::kPlain, T>(tile, rows, lanes, rule, scratch, maximum, sum);
-    case Rule::kClamp: return forward_rows<Rule::kClamp, T>(tile, rows, lanes, rule, scratch, maximum, sum);
-    case Rule::kZeroAbove: return forward_rows<Rule::kZeroAbove, T>(tile, rows, lanes, rule, scratch, maximum, sum);
-    case Rule::kHard: return forward_rows<Rule::kHard, T>(tile, rows, lanes, rule, scratch, maximum, sum);
+    case Rule::kPlain:
+      return forward_rows<Rule::kPlain, T>(tile, rows, lanes, rule, scratch, maximum, sum);
+    case Rule::kClamp:
+      return forward_rows<Rule::kClamp, T>(tile, rows, lanes, rule, scratch, maximum, sum);
+    case Rule::kZeroAbove:
+      return forward_rows<Rule::kZeroAbove, T>(tile, rows, lanes, rule, scratch, maximum, sum);
+    case Rule::kHard:
+      return forward_rows<Rule::kHard, T>(tile, rows, lanes, rule, scratch, maximum, sum);
   }
 }
 
 template <typename T>
-FACEX_INLINE void backward_any(T* tile, int64_t rows, int64_t lanes, const TileRule<T>& rule, const T* output_factor, const T* lse,
-                               const T* grad, T* along, T* dbias) {
+FACEX_INLINE void backward_any(T* tile, int64_t rows, int64_t lanes, const TileRule<T>& rule, const T* output_factor,
+                               const T* lse, const T* grad, T* along, T* dbias) {
   switch (rule.rule) {
-    case Rule::kPlain: return backward_rows<Rule::kPlain, T>(tile, rows, lanes, rule, output_factor, lse, grad, along, dbias);
-    case Rule::kClamp: return backward_rows<Rule::kClamp, T>(tile, rows, lanes, rule, output_factor, lse, grad, along, dbias);
-    case Rule::kZeroAbove: return backward_rows<Rule::kZeroAbove, T>(tile, rows, lanes, rule, output_factor, lse, grad, along, dbias);
-    case Rule::kHard: return backward_rows<Rule::kHard, T>(tile, rows, lanes, rule, output_factor, lse, grad, along, dbias);
+    case Rule::kPlain:
+      return backward_rows<Rule::kPlain, T>(tile, rows, lanes, rule, output_factor, lse, grad, along, dbias);
+    case Rule::kClamp:
+      return backward_rows<Rule::kClamp, T>(tile, rows, lanes, rule, output_factor, lse, grad, along, dbias);
+    case Rule::kZeroAbove:
+      return backward_rows<Rule::kZeroAbove, T>(tile, rows, lanes, rule, output_factor, lse, grad, along, dbias);
+    case Rule::kHard:
+      return backward_rows<Rule::kHard, T>(tile, rows, lanes, rule, output_factor, lse, grad, along, dbias);
   }
 }
 
@@ -181,15 +191,37 @@ FACEX_INLINE void add_scaled_rows_of(T* out, const T* weight, int64_t rows, int6
 
 }  // namespace
 
-// clang-format off
-FACEX_CLONES void inverse_norms(const float* w, int64_t rows, int64_t dim, bool normalize, float* inverse, float* free) { inverse_norms_of(w, rows, dim, normalize, inverse, free); }
-FACEX_CLONES void inverse_norms(const double* w, int64_t rows, int64_t dim, bool normalize, double* inverse, double* free) { inverse_norms_of(w, rows, dim, normalize, inverse, free); }
-FACEX_CLONES void forward_tile(float* tile, int64_t rows, int64_t lanes, const TileRule<float>& rule, float* scratch, float* maximum, float* sum) { forward_any(tile, rows, lanes, rule, scratch, maximum, sum); }
-FACEX_CLONES void forward_tile(double* tile, int64_t rows, int64_t lanes, const TileRule<double>& rule, double* scratch, double* maximum, double* sum) { forward_any(tile, rows, lanes, rule, scratch, maximum, sum); }
-FACEX_CLONES void backward_tile(float* tile, int64_t rows, int64_t lanes, const TileRule<float>& rule, const float* output_factor, const float* lse, const float* grad, float* along, float* dbias) { backward_any(tile, rows, lanes, rule, output_factor, lse, grad, along, dbias); }
-FACEX_CLONES void backward_tile(double* tile, int64_t rows, int64_t lanes, const TileRule<double>& rule, const double* output_factor, const double* lse, const double* grad, double* along, double* dbias) { backward_any(tile, rows, lanes, rule, output_factor, lse, grad, along, dbias); }
-FACEX_CLONES void add_scaled_rows(float* out, const float* w, int64_t rows, int64_t dim, const float* factor) { add_scaled_rows_of(out, w, rows, dim, factor); }
-FACEX_CLONES void add_scaled_rows(double* out, const double* w, int64_t rows, int64_t dim, const double* factor) { add_scaled_rows_of(out, w, rows, dim, factor); }
-// clang-format on
+FACEX_CLONES void inverse_norms(const float* w, int64_t rows, int64_t dim, bool normalize, float* inverse,
+                                float* free) {
+  inverse_norms_of(w, rows, dim, normalize, inverse, free);
+}
+FACEX_CLONES void inverse_norms(const double* w, int64_t rows, int64_t dim, bool normalize, double* inverse,
+                                double* free) {
+  inverse_norms_of(w, rows, dim, normalize, inverse, free);
+}
+FACEX_CLONES void forward_tile(float* tile, int64_t rows, int64_t lanes, const TileRule<float>& rule, float* scratch,
+                               float* maximum, float* sum) {
+  forward_any(tile, rows, lanes, rule, scratch, maximum, sum);
+}
+FACEX_CLONES void forward_tile(double* tile, int64_t rows, int64_t lanes, const TileRule<double>& rule, double* scratch,
+                               double* maximum, double* sum) {
+  forward_any(tile, rows, lanes, rule, scratch, maximum, sum);
+}
+FACEX_CLONES void backward_tile(float* tile, int64_t rows, int64_t lanes, const TileRule<float>& rule,
+                                const float* output_factor, const float* lse, const float* grad, float* along,
+                                float* dbias) {
+  backward_any(tile, rows, lanes, rule, output_factor, lse, grad, along, dbias);
+}
+FACEX_CLONES void backward_tile(double* tile, int64_t rows, int64_t lanes, const TileRule<double>& rule,
+                                const double* output_factor, const double* lse, const double* grad, double* along,
+                                double* dbias) {
+  backward_any(tile, rows, lanes, rule, output_factor, lse, grad, along, dbias);
+}
+FACEX_CLONES void add_scaled_rows(float* out, const float* w, int64_t rows, int64_t dim, const float* factor) {
+  add_scaled_rows_of(out, w, rows, dim, factor);
+}
+FACEX_CLONES void add_scaled_rows(double* out, const double* w, int64_t rows, int64_t dim, const double* factor) {
+  add_scaled_rows_of(out, w, rows, dim, factor);
+}
 
 }  // namespace facex::cpu

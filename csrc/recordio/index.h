@@ -14,8 +14,8 @@ struct Index {
   std::vector<int64_t> offsets;
 };
 
-// Strict: an error names the file and the line. Blank lines are skipped, further columns ignored, a line that comes twice
-// counts once; a key with two offsets is an error.
+// Strict: an error names the file and the line. Blank lines are skipped, further columns ignored, a line that comes
+// twice counts once; a key with two offsets is an error.
 Index read_index(const std::string& path, bool text_keys);
 
 }  // namespace facex::recordio

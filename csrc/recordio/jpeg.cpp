@@ -18,7 +18,7 @@ namespace facex::recordio {
 
 namespace {
 
-constexpr int kMaxScans = 256;                 // a progressive picture has about ten
+constexpr int kMaxScans = 256;                  // a progressive picture has about ten
 constexpr long kMaxMemory = 128 * 1024 * 1024;  // of libjpeg's own buffers
 
 struct ErrorManager {
@@ -150,8 +150,9 @@ class Decompressor {
 
   Decoded check(const DecodeOptions& options) {
     if (static_cast<uint64_t>(height_) * static_cast<uint64_t>(width_) > options.max_pixels) {
-      std::snprintf(errors_.message, sizeof errors_.message, "the image is larger than the limit: %dx%d, limit %llu pixels",
-                    width_, height_, static_cast<unsigned long long>(options.max_pixels));
+      std::snprintf(errors_.message, sizeof errors_.message,
+                    "the image is larger than the limit: %dx%d, limit %llu pixels", width_, height_,
+                    static_cast<unsigned long long>(options.max_pixels));
       return Decoded::kError;
     }
     if (height_ != options.height || width_ != options.width) return Decoded::kOtherSize;

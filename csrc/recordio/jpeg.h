@@ -19,7 +19,7 @@ struct DecodeOptions {
   int height = 0;
   int width = 0;
   bool bgr = false;
-  bool lenient = false;             // a damaged picture gives what can be read of it
+  bool lenient = false;            // a damaged picture gives what can be read of it
   uint64_t max_pixels = 1u << 24;  // larger pictures are refused before anything is allocated
 };
 

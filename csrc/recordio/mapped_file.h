@@ -19,7 +19,8 @@ class MappedFile {
   const std::string& path() const { return path_; }
   uint64_t size() const { return bytes_.size; }
 
-  // The mapped bytes. Throws when the file has been cut since it was opened: touching lost pages would kill the process.
+  // The mapped bytes. Throws when the file has been cut since it was opened: touching lost pages would kill the
+  // process.
   Bytes bytes() const;
 
  private:

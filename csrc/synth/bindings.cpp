@@ -74,7 +74,8 @@ py::tuple render(int size, int factor, const Floats& points, const Ints& offsets
   scene.backdrop_rows = static_cast<int>(backdrop.shape(0));
   scene.backdrop_columns = static_cast<int>(backdrop.shape(1));
   scene.seed = seed;
-  const auto first = std::find_if(scene.layers.begin(), scene.layers.end(), [](auto& l) { return l.material == kSkin; });
+  const auto first =
+      std::find_if(scene.layers.begin(), scene.layers.end(), [](auto& l) { return l.material == kSkin; });
   expect(first != scene.layers.end(), "there must be a skin layer");
   scene.skin = static_cast<int>(first - scene.layers.begin());
   for (py::ssize_t i = 0; i < points.size(); ++i) expect(std::isfinite(points.data()[i]), "points must be finite");

@@ -55,23 +55,24 @@ void blur(std::vector<float>& image, std::vector<float>& out, int size, float si
     }
     for (int k = -radius; k <= radius; ++k) {
       const float w = kernel[k + radius];
-      const float* in = horizontal ? padded.data() + 3 * (k + radius) : image.data() + std::clamp(y + k, 0, size - 1) * stride;
+      const float* in =
+          horizontal ? padded.data() + 3 * (k + radius) : image.data() + std::clamp(y + k, 0, size - 1) * stride;
       for (std::ptrdiff_t i = 0; i < stride; ++i) row[i] += w * in[i];
     }
   }
   image.swap(out);
 }
 
-// Nearly normal, mean 0, deviation 1: the four bytes of a hash added up.
-float grain(std::uint32_t seed, std::uint32_t index) {
-  std::uint32_t h = (index + 1u) * 0x9E3779B1u ^ seed;
-  h ^= h >> 16;
-  h *= 0x7FEB352Du;
-  h ^= h >> 15;
-  h *= 0x846CA68Bu;
-  h ^= h >> 16;
-  const int sum = static_cast<int>((h & 255u) + ((h >> 8) & 255u) + ((h >> 16) & 255u) + (h >> 24));
-  return static_cast<float>(sum - 510) * (1.0f / 147.8f);
+// Three nearly normal numbers, mean 0, deviation 1, for a pixel: each adds up three 7-bit pieces of one hash.
+void grain(std::uint32_t seed, std::uint32_t index, float out[3]) {
+  std::uint64_t h = (static_cast<std::uint64_t>(seed) << 32 | index) * 0x9E3779B97F4A7C15ull;
+  h ^= h >> 32;
+  h *= 0xD6E8FEB86659FD93ull;
+  h ^= h >> 32;
+  for (int c = 0; c < 3; ++c, h >>= 21) {
+    const int sum = static_cast<int>((h & 127u) + ((h >> 7) & 127u) + ((h >> 14) & 127u));
+    out[c] = (static_cast<float>(sum) - 190.5f) * (1.0f / 64.0f);
+  }
 }
 
 void compose(const Scene& scene, Workspace& work) {
@@ -83,7 +84,8 @@ void compose(const Scene& scene, Workspace& work) {
   for (int y = 0; y < size; ++y) {
     for (int x = 0; x < size; ++x) {
       const std::size_t at = static_cast<std::size_t>(y) * size + x;
-      const float fx = (static_cast<float>(x) + 0.5f) * scale - 0.5f, fy = (static_cast<float>(y) + 0.5f) * scale - 0.5f;
+      const float fx = (static_cast<float>(x) + 0.5f) * scale - 0.5f,
+                  fy = (static_cast<float>(y) + 0.5f) * scale - 0.5f;
       std::uint8_t ids[8];
       int counts[8];
       const int found = grid.coverage(x, y, ids, counts);
@@ -136,9 +138,11 @@ void take_picture(const Scene& scene, const std::vector<Splat>& splats, const Ca
   const float scale = static_cast<float>(size) / kFrame;
   blur(image, work.copy, size, camera.blur[0] * scale, true);
   blur(image, work.copy, size, camera.blur[1] * scale, false);
-  for (std::size_t i = 0; i < image.size(); ++i) {
-    const float value = image[i] + camera.noise * grain(scene.seed, static_cast<std::uint32_t>(i));
-    out[i] = static_cast<std::uint8_t>(std::clamp(value + 0.5f, 0.0f, 255.0f));
+  for (std::size_t at = 0; at < image.size(); at += 3) {
+    float speck[3];
+    grain(scene.seed, static_cast<std::uint32_t>(at), speck);
+    for (int c = 0; c < 3; ++c)
+      out[at + c] = static_cast<std::uint8_t>(std::clamp(image[at + c] + camera.noise * speck[c] + 0.5f, 0.0f, 255.0f));
   }
 }
 

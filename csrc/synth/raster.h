@@ -9,8 +9,8 @@ namespace facex::synth {
 
 // Width of the coordinate frame of every polygon: pixels of the 112 px ArcFace template.
 constexpr float kFrame = 112.0f;
-constexpr int kClasses = 19;                // CelebAMask-HQ numbering
-constexpr std::uint8_t kOccluded = 0x80;    // bit of a label byte; the low bits are the class
+constexpr int kClasses = 19;              // CelebAMask-HQ numbering
+constexpr std::uint8_t kOccluded = 0x80;  // bit of a label byte; the low bits are the class
 constexpr std::uint8_t kClassBits = 0x1f;
 
 struct Layer {

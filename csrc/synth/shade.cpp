@@ -114,8 +114,8 @@ void eyeball(const Scene& scene, const Layer& layer, float x, float y, const flo
 }  // namespace
 
 float lattice(std::uint32_t seed, int x, int y) {
-  std::uint32_t h = seed * 0x9E3779B1u ^ static_cast<std::uint32_t>(x) * 0x85EBCA77u ^
-                    static_cast<std::uint32_t>(y) * 0xC2B2AE3Du;
+  std::uint32_t h =
+      seed * 0x9E3779B1u ^ static_cast<std::uint32_t>(x) * 0x85EBCA77u ^ static_cast<std::uint32_t>(y) * 0xC2B2AE3Du;
   h ^= h >> 15;
   h *= 0x2C1B3C6Du;
   h ^= h >> 12;
@@ -127,14 +127,23 @@ float lattice(std::uint32_t seed, int x, int y) {
 void shade(const Scene& scene, int id, float x, float y, const float* surface, const float* spots, float rgb[3]) {
   const Layer& layer = scene.layers[id];
   switch (layer.material) {
-    case kSkin: return skin(layer, surface, spots, rgb);
-    case kOnSkin: return on_skin(scene, layer, x, y, surface, spots, rgb);
-    case kHair: return hair(scene, layer, x, y, rgb);
-    case kCloth: return cloth(scene, layer, x, y, rgb);
-    case kRound: return rounded(scene, layer, x, y, rgb);
-    case kEyeball: return eyeball(scene, layer, x, y, surface, rgb);
-    case kFlat: std::copy_n(layer.rgb, 3, rgb); return;
-    default: return backdrop(scene, x, y, rgb);
+    case kSkin:
+      return skin(layer, surface, spots, rgb);
+    case kOnSkin:
+      return on_skin(scene, layer, x, y, surface, spots, rgb);
+    case kHair:
+      return hair(scene, layer, x, y, rgb);
+    case kCloth:
+      return cloth(scene, layer, x, y, rgb);
+    case kRound:
+      return rounded(scene, layer, x, y, rgb);
+    case kEyeball:
+      return eyeball(scene, layer, x, y, surface, rgb);
+    case kFlat:
+      std::copy_n(layer.rgb, 3, rgb);
+      return;
+    default:
+      return backdrop(scene, x, y, rgb);
   }
 }
 

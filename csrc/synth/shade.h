@@ -16,9 +16,9 @@ enum Material {
   kSkin = 2,      // rgb * albedo of the surface * light, with highlight
   kOnSkin = 3,    // skin with rgb laid over it. p: opacity, strand contrast, strand frequency, slant, gloss
   kHair = 4,      // p: centre x, y, radii x, y, strand frequency, curl, contrast, gloss
-  kCloth = 5,     // p: second colour r, g, b, pattern (0 plain 1 stripes 2 checks 3 mottled), frequency, angle, tilt x, y
-  kRound = 6,     // a lit cylinder or ellipsoid. p: centre x, y, radii x, y, darkness at the top, -, -, gloss
-  kEyeball = 7,   // rgb * light of the surface, softened. p: centre x, y, radius, ring darkness, mottle
+  kCloth = 5,  // p: second colour r, g, b, pattern (0 plain 1 stripes 2 checks 3 mottled), frequency, angle, tilt x, y
+  kRound = 6,  // a lit cylinder or ellipsoid. p: centre x, y, radii x, y, darkness at the top, -, -, gloss
+  kEyeball = 7,  // rgb * light of the surface, softened. p: centre x, y, radius, ring darkness, mottle
 };
 
 // A soft elliptic spot: centre, radii, angle, colour (multiplied or added), and what it acts on.

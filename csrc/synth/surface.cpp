@@ -95,7 +95,8 @@ void extend(std::vector<float>& map, const std::vector<float>& depth, int size) 
     for (int x = 0; x < size; ++x) {
       if (z[x] != kEmpty) {
         if (known < 0)
-          for (int i = 0; i < x; ++i) std::copy_n(row + x * kSurfaceChannels, kSurfaceChannels, row + i * kSurfaceChannels);
+          for (int i = 0; i < x; ++i)
+            std::copy_n(row + x * kSurfaceChannels, kSurfaceChannels, row + i * kSurfaceChannels);
         known = x;
       } else if (known >= 0) {
         std::copy_n(row + known * kSurfaceChannels, kSurfaceChannels, row + x * kSurfaceChannels);

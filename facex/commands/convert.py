@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     if path.is_dir():
         print(export_run(path, Path(options.output), options.to, "best" if options.best else "last"))
     else:
-        arguments = json.loads(options.options) if options.options else {}
+        arguments = _arguments(options.options)
         if options.backbone:
             arguments["backbone"] = options.backbone
         print(import_file(path, Path(options.output), options.method, arguments, options.format))
@@ -51,8 +51,8 @@ def import_file(
     """Official file -> facex run folder with one checkpoint. Strict; returns a line or two about what was done."""
     from facex.methods.loading import build_method, choose_format, load_network, read_state, recognise_file
 
-    if output.exists() and any(output.iterdir()):
-        raise ConfigError(f"{output} is not empty: name another folder")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output} is there already: name a new folder for the run")
     state = read_state(path)
     if method_name is not None and "backbone" in arguments:
         class_path, found = method_name, dict[str, Any]()
@@ -164,6 +164,18 @@ def _format_named(formats: list[Format], name: str | None, method: str) -> Forma
         if candidate.name == name:
             return candidate
     raise ConfigError(f"{method} writes no layout {name!r}{nearest(name, [f.name for f in formats])}")
+
+
+def _arguments(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--options {text!r} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"--options {text!r} must be a JSON object of constructor arguments")
+    return value
 
 
 def _reshard(path: Path, world_size: int) -> int:

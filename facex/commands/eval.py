@@ -84,7 +84,7 @@ def print_table(results: Results) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from facex.eval.report import rows
+    from facex.eval.report import number, rows
 
     listed = rows(results)
     fars = list(dict.fromkeys(far for row in listed for far in row["tar@far"]))
@@ -99,7 +99,7 @@ def print_table(results: Results) -> None:
         accuracy = f"{row['accuracy']:.4f} ± {row['std']:.4f}"
         style = "bold" if row["network"] == "trained" else None
         table.add_row(
-            row["set"], row["network"].replace("_", " "), accuracy, *tars, f"{row['auc']:.4f}", speed, style=style
+            row["set"], row["network"].replace("_", " "), accuracy, *tars, number(row["auc"]), speed, style=style
         )
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 

@@ -78,14 +78,15 @@ def backbone_rows() -> list[dict[str, Any]]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = [f"{'name':<12} {'parameters':>13} {'GFLOPs':>9} {'embedding':>9} {'input':>9}  what"]
+    width = max(len(row["name"]) for row in rows)
+    lines = [f"{'name':<{width}} {'parameters':>13} {'GFLOPs':>9} {'embedding':>9} {'input':>9}  what"]
     for row in rows:
         if "error" in row:
-            lines.append(f"{row['name']:<12} ERROR {row['error']}")
+            lines.append(f"{row['name']:<{width}} ERROR {row['error']}")
             continue
         origin = "" if row["from"] == "facex-train" else f" [{row['from']}]"
         lines.append(
-            f"{row['name']:<12} {row['parameters']:>13,} {row['gflops']:>9.3f} {row['embedding']:>9} {row['input']:>9}"
+            f"{row['name']:<{width}} {row['parameters']:>13,} {row['gflops']:>9.3f} {row['embedding']:>9} {row['input']:>9}"
             f"  {row['summary']}{origin}"
         )
     return "\n".join(lines)

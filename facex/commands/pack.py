@@ -17,10 +17,20 @@ def build_parser() -> ArgumentParser:
     add = parser.add_argument
     add("source", type=str, help="image folder (a class a subfolder), .lst list, or a list of 'path 0 label 0' lines")
     add("out", type=str, help="folder for train.rec, train.idx, property and facex.json")
-    add("--size", type=list[int] | int | None, default=None, help="resize to HEIGHT,WIDTH or a square; unset: as they are")
+    add(
+        "--size",
+        type=list[int] | int | None,
+        default=None,
+        help="resize to HEIGHT,WIDTH or a square; unset: as they are",
+    )
     add("--encoding", type=Literal["keep", "jpg", "png"], default="keep", help="keep the files' bytes, or encode anew")
     add("--quality", type=int, default=95, help="JPEG quality of pictures that are encoded")
-    add("--layout", type=Literal["insightface", "plain"], default="insightface", help="with identity records, or images only")
+    add(
+        "--layout",
+        type=Literal["insightface", "plain"],
+        default="insightface",
+        help="with identity records, or images only",
+    )
     add("--root", type=str | None, default=None, help="folder of a list's relative paths")
     add("--threads", type=int, default=0, help="threads that read and encode; 0: all cores")
     return parser

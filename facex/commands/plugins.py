@@ -6,7 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from facex.methods.discovery import Plugin, iter_plugins
+from facex.cli import COMMANDS
+from facex.methods.discovery import CORE_METHODS, Plugin, iter_plugins
 
 
 def main(argv: list[str]) -> int:
@@ -15,7 +16,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--no-import", action="store_true", help="only list; do not try to import them")
     options = parser.parse_args(argv)
-    plugins = list(iter_plugins(check=not options.no_import))
+    plugins = list(iter_plugins(not options.no_import, core_names()))
     if options.json:
         print(json.dumps({"plugins": [_as_json(p) for p in plugins]}, indent=2))
     elif not plugins:
@@ -23,6 +24,13 @@ def main(argv: list[str]) -> int:
     else:
         print("\n".join(_as_text(plugins)))
     return 0
+
+
+def core_names() -> dict[str, list[str]]:
+    """Names that the core has in the groups where its own come first."""
+    from facex.models.registry import core_backbones
+
+    return {"facex.commands": [*COMMANDS], "facex.methods": [*CORE_METHODS], "facex.backbones": core_backbones()}
 
 
 def _as_json(plugin: Plugin) -> dict[str, Any]:

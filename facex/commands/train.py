@@ -10,8 +10,6 @@ def main(argv: list[str]) -> int:
     from facex.train.trainer import train
 
     parsed = parse(argv)
-    try:
-        train(parsed.config, parsed.resolved)
-    finally:
-        launch.stop()
+    train(parsed.config, parsed.resolved)
+    launch.stop()  # after an error the process group is left to die with the process: leaving it could wait for ever
     return 0

@@ -19,7 +19,7 @@ _NAMES = {
     "write_face_set": "writer",
 }
 
-__all__ = list(_NAMES)  # noqa: PLE0604
+__all__ = list(_NAMES)
 
 
 def __getattr__(name: str) -> Any:

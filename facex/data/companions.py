@@ -37,8 +37,8 @@ ALIASES = {"landmarks": ("landmarks68", "landmarks5"), "mask": ("occlusion",), "
 
 
 class Companion(Protocol):
-    """One companion field. `rows` are sample numbers in the whole set, `keys` their record keys, `sizes` int32 [b, 2] the
-    stored pictures' own height and width."""
+    """One companion field. `rows` are sample numbers in the whole set, `keys` their record keys, `sizes` int32 [b, 2]
+    the stored pictures' own height and width."""
 
     field: Field
 

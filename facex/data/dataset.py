@@ -99,7 +99,8 @@ class Description:
 
 
 class FaceSet(ABC):
-    """Base of the sources: decoding, companion fields and the error policy. A source says how to get at the pictures."""
+    """Base of the sources: decoding, companion fields and the error policy. A source says how to get at the
+    pictures."""
 
     def __init__(self, about: Description, options: ReadOptions) -> None:
         self.about, self.options = about, options
@@ -178,7 +179,7 @@ class FaceSet(ABC):
         """Fill `out` with the samples `indices`. Raises RecordError naming file and key for one that cannot be decoded;
         with on_error="skip" its row is grey with label -1, with "grey" grey with its label, and it is counted."""
         indices = np.asarray(indices, np.int64)
-        if indices.size and not (0 <= indices.min() and indices.max() < len(self)):
+        if indices.size and not (indices.min() >= 0 and indices.max() < len(self)):
             raise IndexError(f"{self.name}: sample numbers must be in 0..{len(self) - 1}")
         out["label"].numpy()[...] = self.about.labels[indices]
         sizes, bad = self.decoder.fill(
@@ -211,7 +212,8 @@ class FaceSet(ABC):
 
     def __repr__(self) -> str:
         height, width = self.size
-        return f"{type(self).__name__}({self.name}: {len(self)} images, {self.num_classes} classes, {width}x{height} {self.color})"
+        about = f"{len(self)} images, {self.num_classes} classes, {width}x{height} {self.color}"
+        return f"{type(self).__name__}({self.name}: {about})"
 
 
 def default_threads() -> int:
@@ -234,11 +236,11 @@ def open_dataset(
 ) -> FaceSet:
     """Open a training set: a RecordIO folder or `.rec` file, an image folder (a class a subfolder), or a list file.
 
-    `color`: channel order to deliver, "rgb" (default) or "bgr". `size`: (height, width) to resize every image to; unset,
-    an image of another size than the set's is an error. `fields`: image and label, and companion fields by name
-    (landmarks, landmarks5, landmarks68, parsing, occlusion or mask, flags or flag, or what facex.json names). `on_error`:
-    see `FaceSet.read`. `num_classes`: replaces what the set says of itself. `allow_ignored`: accept the label -1 (rows that neither
-    cost nor count). `root`: folder of a list's relative paths.
+    `color`: channel order to deliver, "rgb" (default) or "bgr". `size`: (height, width) to resize every image to;
+    unset, an image of another size than the set's is an error. `fields`: image and label, and companion fields by name
+    (landmarks, landmarks5, landmarks68, parsing, occlusion or mask, flags or flag, or what facex.json names).
+    `on_error`: see `FaceSet.read`. `num_classes`: replaces what the set says of itself. `allow_ignored`: accept the
+    label -1 (rows that neither cost nor count). `root`: folder of a list's relative paths.
 
     Raises RecordError or DataError naming file, line or key; ConfigError for an option that cannot be.
     """

@@ -1,4 +1,5 @@
-"""Pictures of a batch into one buffer: libjpeg-turbo in C++ for ordinary JPEG, OpenCV for the rest, one policy for errors."""
+"""Pictures of a batch into one buffer: libjpeg-turbo in C++ for ordinary JPEG, OpenCV for the rest, one policy for
+errors."""
 
 from __future__ import annotations
 
@@ -31,18 +32,17 @@ class Status(IntEnum):
 class NativeDecode(Protocol):
     """The batch decoder of a source: (out, bgr, lenient, max_pixels, threads) -> status [b], sizes [b, 2], failures."""
 
-    def __call__(
-        self, out: np.ndarray, bgr: bool, lenient: bool, max_pixels: int, threads: int
-    ) -> NativeResult: ...
+    def __call__(self, out: np.ndarray, bgr: bool, lenient: bool, max_pixels: int, threads: int) -> NativeResult: ...
 
 
 @dataclass(frozen=True)
 class Decoder:
     """How pictures become pixels of one size.
 
-    `color` is the channel order that is delivered, `stored` the one in which the pictures were packed (a set packed from
-    swapped arrays has "bgr"). Without `resize` a picture of another size is an error. `on_error`: "raise"; "skip" and
-    "grey" replace what does not decode by grey (128) and report it; "grey" keeps the readable part of a damaged JPEG.
+    `color` is the channel order that is delivered, `stored` the one in which the pictures were packed (a set packed
+    from swapped arrays has "bgr"). Without `resize` a picture of another size is an error. `on_error`: "raise"; "skip"
+    and "grey" replace what does not decode by grey (128) and report it; "grey" keeps the readable part of a damaged
+    JPEG.
     """
 
     height: int
@@ -66,8 +66,8 @@ class Decoder:
         payload: Callable[[int], bytes],
         name: Callable[[int], str],
     ) -> tuple[np.ndarray, list[tuple[int, str]]]:
-        """Fill out, uint8 [b, height, width, 3]. Returns the pictures' own sizes int32 [b, 2] (height, width) and the bad
-        items (row, message); with on_error="raise" the first bad one is raised as RecordError.
+        """Fill out, uint8 [b, height, width, 3]. Returns the pictures' own sizes int32 [b, 2] (height, width) and the
+        bad items (row, message); with on_error="raise" the first bad one is raised as RecordError.
 
         `payload(row)` gives the encoded picture again for what C++ leaves to OpenCV; `name(row)` names it in messages.
         """

@@ -7,7 +7,9 @@ import struct
 import cv2
 import numpy as np
 
+from facex.data.decoding import decode_payload
 from facex.data.imageio import GREY, ImageError, decode_image
+from facex.errors import ExtensionError
 
 __all__ = ["GREY", "ImageError", "decode_rgb", "resize_short"]
 
@@ -23,7 +25,10 @@ def decode_rgb(data: bytes) -> np.ndarray:
         _check_jpeg(data)
     elif data[:4] == b"\x89PNG" and data.find(b"IEND", 33) < 0:
         raise ImageError("premature end of the PNG data")
-    return decode_image(data, color="rgb")
+    try:
+        return decode_payload(data, color="rgb")  # sees damage inside the data, where OpenCV only warns
+    except ExtensionError:
+        return decode_image(data, color="rgb")
 
 
 def resize_short(image: np.ndarray, size: int) -> np.ndarray:

@@ -82,7 +82,8 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def decode_image(data: bytes, *, color: str = "rgb", max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """uint8 [H, W, 3] in `color` order ("rgb" or "bgr"), values 0..255; grey becomes three equal channels, alpha is dropped.
+    """uint8 [H, W, 3] in `color` order ("rgb" or "bgr"), values 0..255; grey becomes three equal channels, alpha is
+    dropped.
 
     Raises ImageError: unknown format, more than `max_pixels` pixels, premature end, damaged.
     """
@@ -103,9 +104,7 @@ def decode_map(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def _decode(data: bytes, flags: int, max_pixels: int) -> np.ndarray:
     info = image_info(data)
     if info.height * info.width > max_pixels:
-        raise ImageError(
-            f"the image is larger than the limit: {info.width}x{info.height}, limit {max_pixels} pixels"
-        )
+        raise ImageError(f"the image is larger than the limit: {info.width}x{info.height}, limit {max_pixels} pixels")
     if info.format == "jpeg" and b"\xff\xd9" not in data[-4096:]:
         raise ImageError("premature end of the JPEG data")  # some versions of OpenCV only warn
     try:

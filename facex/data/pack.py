@@ -27,9 +27,9 @@ Progress = Callable[[int, int], None]  # images written, images in all
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How pictures go into the set. `size` (height, width): unset, the first picture's, and another size is an error; set,
-    others are resized. A picture that has the size and is JPEG or PNG is copied byte for byte unless `encoding` asks for a
-    new JPEG (of `quality`) or a PNG."""
+    """How pictures go into the set. `size` (height, width): unset, the first picture's, and another size is an error;
+    set, others are resized. A picture that has the size and is JPEG or PNG is copied byte for byte unless `encoding`
+    asks for a new JPEG (of `quality`) or a PNG."""
 
     size: tuple[int, int] | None = None
     encoding: Literal["keep", "jpg", "png"] = "keep"
@@ -118,7 +118,9 @@ def _encode(path: str, size: tuple[int, int], options: PackOptions) -> tuple[byt
         image = decode_payload(data)  # also proves that it decodes
         if image.shape[:2] != size:
             if options.size is None:
-                raise ImageError(f"the image is {image.shape[1]}x{image.shape[0]}, expected {size[1]}x{size[0]}: give a size")
+                raise ImageError(
+                    f"the image is {image.shape[1]}x{image.shape[0]}, expected {size[1]}x{size[0]}: give a size"
+                )
             image = resize_image(image, size)
         elif options.encoding == "keep" and image_info(data).format in ("jpeg", "png"):
             return data, False

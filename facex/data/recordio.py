@@ -51,7 +51,8 @@ class HeaderColumns:
 
 
 def unpack(record: bytes, name: str = "record") -> tuple[Header, bytes]:
-    """Split an image record into header and payload. Raises RecordError naming `name` when it is too short for either."""
+    """Split an image record into header and payload. Raises RecordError naming `name` when it is too short for
+    either."""
     if len(record) < HEADER.size:
         raise RecordError(f"{name}: record shorter than its 24-byte header: {len(record)} bytes")
     flag, label, id_, id2 = HEADER.unpack_from(record)
@@ -64,14 +65,29 @@ def unpack(record: bytes, name: str = "record") -> tuple[Header, bytes]:
     return Header(flag, labels, id_, id2), record[end:]
 
 
+def read_sequence(path: str | os.PathLike[str]) -> Iterator[Entry]:
+    """Every record of a `.rec` in file order, without an index. An error comes after the good records before it."""
+    return _walk(native().RecordReader(os.fspath(path)))
+
+
+def _walk(reader: Any) -> Iterator[Entry]:
+    offset, number = 0, 0
+    while offset < reader.size:
+        data, following = reader.read(offset, f"record {number} at offset {offset}")
+        yield Entry(number, offset, data)
+        offset, number = following, number + 1
+
+
 class RecordFile:
-    """A `.rec` file with its index. Reads are positional: safe from threads and after fork, and the object pickles by path.
+    """A `.rec` file with its index. Reads are positional: safe from threads and after fork, and the object pickles by
+    path.
 
     `index`: path of the `.idx`; "auto" = the one beside the file if there is one, otherwise (and with None) the record
     headers are walked once and the keys are the running numbers 0, 1, ... `key_type=str` for textual keys. With
     `check_index` every offset of the index is compared with the file's size at once; without it, when it is read.
 
-    Raises RecordError naming file, key and offset: missing file, bad index, truncated, bad magic, bad continuation flag.
+    Raises RecordError naming file, key and offset: missing file, bad index, truncated, bad magic, bad continuation
+    flag.
     """
 
     def __init__(
@@ -105,11 +121,11 @@ class RecordFile:
         """Refuse an index that points outside the file. (Multiples of 4 and signs are checked while it is parsed.)"""
         past = np.flatnonzero(self._offsets >= self.size)
         if past.size:
-            first = int(past[0])
+            key, offset = self._keys[past[0]], self._offsets[past[0]]
             raise RecordError(
-                f"{self.index_path}: bad index: key {self._keys[first]} at offset {self._offsets[first]} lies past end of file"
-                f" {self.path.name} ({self.size} bytes; {past.size} such keys): the index belongs to another file,"
-                " or the .rec is incomplete"
+                f"{self.index_path}: bad index: key {key} at offset {offset} lies past end of file {self.path.name}"
+                f" ({self.size} bytes; {past.size} such keys): the index belongs to another file, or the .rec is"
+                " incomplete"
             )
 
     # -- what there is ------------------------------------------------------------------------------------------------
@@ -176,11 +192,7 @@ class RecordFile:
 
     def __iter__(self) -> Iterator[Entry]:
         """Every record in file order, without the index. An error comes after the good records before it."""
-        offset, number = 0, 0
-        while offset < self.size:
-            data, following = self._native.read(offset, f"record {number} at offset {offset}")
-            yield Entry(number, offset, bytes(data))
-            offset, number = following, number + 1
+        return _walk(self._native)
 
     def parts(self, key: Key) -> list[tuple[int, int]]:
         """(continuation flag, length) of each part of a key's record."""
@@ -197,7 +209,7 @@ class RecordFile:
         """Decode ordinary JPEG records straight into `out`, uint8 [b, H, W, 3]; what is left to do is in the status
         (`facex.data.decoding.Status`)."""
         offsets = np.ascontiguousarray(self._offsets[positions])
-        return self._native.decode(offsets, out, bgr, lenient, max_pixels, threads)  # type: ignore[no-any-return]
+        return self._native.decode(offsets, out, bgr, lenient, max_pixels, threads)
 
     def payload_at(self, position: int) -> bytes:
         """Payload of the record at a place of the index."""

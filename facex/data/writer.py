@@ -1,4 +1,5 @@
-"""Writing RecordIO: `RecordWriter` for records of any kind, `FaceSetWriter` for a training set in insightface's layout."""
+"""Writing RecordIO: `RecordWriter` for records of any kind, `FaceSetWriter` for a training set in insightface's
+layout."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ _HEADER = struct.Struct("<IfQQ")
 
 
 def pack_record(label: float | Sequence[float] | np.ndarray, payload: bytes = b"", id: int = 0, id2: int = 0) -> bytes:
-    """An image record as mx.recordio.pack makes it: a number goes into the header (flag 0), several behind it as float32."""
+    """An image record as mx.recordio.pack makes it: a number goes into the header (flag 0), several behind it as
+    float32."""
     if np.ndim(label) == 0:
         return _HEADER.pack(0, float(label), id, id2) + payload  # type: ignore[arg-type]
     labels = np.asarray(label, "<f4").ravel()
@@ -53,7 +55,8 @@ def split_record(record: bytes) -> list[tuple[int, bytes]]:
 
 
 class RecordWriter:
-    """Writes `PREFIX.rec` and `PREFIX.idx`, byte for byte as MXNet does; both appear under their names when it closes well.
+    """Writes `PREFIX.rec` and `PREFIX.idx`, byte for byte as MXNet does; both appear under their names when it closes
+    well.
 
     Use it as a context manager: an exception inside removes what was written. Keys are int or str, each once.
     """
@@ -79,7 +82,9 @@ class RecordWriter:
     def write(self, key: int | str, record: bytes) -> int:
         """Append a record; returns its offset. Raises DataError for 2^29 bytes or more, and for a key given twice."""
         if len(record) >= RECORD_LIMIT:
-            raise DataError(f"{self.rec_path}: key {key}: a record must be shorter than 2^29 bytes, this has {len(record)}")
+            raise DataError(
+                f"{self.rec_path}: key {key}: a record must be shorter than 2^29 bytes, this has {len(record)}"
+            )
         if isinstance(key, str):
             if "\t" in key or "\n" in key or key != key.strip() or not key:
                 raise DataError(f"{self.rec_path}: key {key!r} cannot stand in an index line")
@@ -95,7 +100,8 @@ class RecordWriter:
         return offset
 
     def _check_keys(self) -> None:
-        """Refuse keys that were given twice; once, at the end, because a set of all keys costs more memory than the index."""
+        """Refuse keys that were given twice; once, at the end, because a set of all keys costs more memory than the
+        index."""
         for keys in (np.frombuffer(self._numbers, np.int64), np.array(self._texts)):
             values, counts = np.unique(keys, return_counts=True)
             if (counts > 1).any():
@@ -126,9 +132,9 @@ class FaceSetWriter:
     header, as im2rec writes. `size` is (height, width) of every image. `color` is the channel order that the encoded
     pictures decode to ("bgr" only for pictures encoded from swapped arrays).
 
-    `fields` are the companion fields of each sample by name: points and scalars and flags go into NAME.npy (row = sample),
-    label maps and masks, uint8 [H, W], as PNG into NAME.rec under the image's key. Known names: landmarks5, landmarks68,
-    parsing, occlusion, flags.
+    `fields` are the companion fields of each sample by name: points and scalars and flags go into NAME.npy (row =
+    sample), label maps and masks, uint8 [H, W], as PNG into NAME.rec under the image's key. Known names: landmarks5,
+    landmarks68, parsing, occlusion, flags.
     """
 
     def __init__(
@@ -175,7 +181,9 @@ class FaceSetWriter:
         if self.layout == "insightface":
             key += 1
             if label < len(self._ends) - 1:
-                raise DataError(f"{self.folder}: label {label} after label {len(self._ends) - 1}: samples must come sorted")
+                raise DataError(
+                    f"{self.folder}: label {label} after label {len(self._ends) - 1}: samples must come sorted"
+                )
             while len(self._ends) <= label:
                 self._ends.append(key)
             self._ends[label] = key + 1

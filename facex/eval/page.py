@@ -14,7 +14,7 @@ body{margin:0;background:#f5f6f8;color:#1d2530;
 main{max-width:1120px;margin:0 auto;padding:32px 24px 64px}
 h1{font-size:26px;margin:0 0 4px}
 h2{font-size:18px;margin:36px 0 12px}
-p.note{color:#5b6573;margin:0 0 12px;max-width:80ch}
+p.note{color:#5b6573;margin:0 0 12px;max-width:100ch}
 dl{display:flex;flex-wrap:wrap;gap:4px 28px;margin:10px 0 0;color:#5b6573;font-size:13px}
 dl div{display:flex;gap:6px}dt{font-weight:600}dd{margin:0;overflow-wrap:anywhere}
 .card{background:#fff;border:1px solid #e3e6ea;border-radius:10px;padding:16px}
@@ -28,6 +28,8 @@ th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}
 tr.trained td{font-weight:600}tr:last-child td{border-bottom:0}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));gap:14px}
 .charts img{width:100%;height:auto;display:block}
+.card+.card,.charts+.card{margin-top:14px}
+.charts .card,.tiles .card{margin-top:0}
 .faces{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:12px}
 .faces.one{grid-template-columns:repeat(auto-fill,minmax(84px,1fr))}
 figure{margin:0}figure img{width:100%;height:auto;display:block;border-radius:6px}

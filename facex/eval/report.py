@@ -19,7 +19,7 @@ from facex.files import write_json, write_text
 
 NETWORKS = ("raw_pixels", "untrained", "trained")
 _SHOWN = 12  # pairs in each gallery
-_FACES = 24  # faces along the quality scale
+_FACES = 30  # faces along the quality scale
 
 
 @dataclass
@@ -74,7 +74,7 @@ def _headline(trained: Mapping[str, SetResult]) -> list[tuple[str, str]]:
     items += [
         (f"{tar:.1%}", f"TAR at FAR {far:g}, {first.name}") for far, tar in list(first.pairs.tar_at_far.items())[:1]
     ]
-    items.append((f"{first.pairs.auc:.4f}", f"area under the ROC, {first.name}"))
+    items.append((number(first.summary()["auc"]), f"area under the ROC, {first.name}"))
     return items
 
 
@@ -96,7 +96,7 @@ def _table(listed: Sequence[Mapping[str, Any]]) -> str:
         speed = f"{row['images/s']:.0f}" if "images/s" in row else "–"
         tars = [f"{row['tar@far'][far]:.3f}" if far in row["tar@far"] else "–" for far in fars]
         cells = [row["set"], row["network"].replace("_", " "), f"{row['accuracy']:.4f}", f"{row['std']:.4f}", *tars]
-        body.append((row["network"], [*cells, f"{row['auc']:.4f}", f"{row['eer']:.4f}", str(row["pairs"]), speed]))
+        body.append((row["network"], [*cells, number(row["auc"]), number(row["eer"]), str(row["pairs"]), speed]))
     note = (
         "1:1 verification in folds: the threshold of each fold comes from the others; ± is the deviation over folds."
         " TAR@FAR accepts at most that share of the impostor pairs. Raw pixels and the untrained network are baselines."
@@ -104,13 +104,19 @@ def _table(listed: Sequence[Mapping[str, Any]]) -> str:
     return page.section("Results", note, page.table(header, body))
 
 
+def number(value: float | None) -> str:
+    """Four decimals, or a dash for what a set of one kind of pairs does not have."""
+    return "–" if value is None else f"{value:.4f}"
+
+
 def _verification(report: Report, trained: Mapping[str, SetResult]) -> list[str]:
     items = []
     for one in report.sets:
         by_network = {n: s[one.name] for n, s in report.results.items() if one.name in s}
         data = {n: (r.pairs.scores, r.issame) for n, r in by_network.items()}
-        items.append((plots.roc(data, f"ROC · {one.name}"), f"ROC of {one.name}"))
         result = trained[one.name]
+        if result.issame.any() and not result.issame.all():
+            items.append((plots.roc(data, f"ROC · {one.name}"), f"ROC of {one.name}"))
         threshold = 1 - float(np.mean(result.pairs.thresholds)) / 2
         png = plots.score_histogram(_cosine(result), result.issame, threshold, f"Scores · {one.name}")
         items.append((png, f"score histogram of {one.name}"))

@@ -104,15 +104,28 @@ class CosFace(Margin):
         m: margin.
         clamp_eps: every cosine is first cut to +-(1 - clamp_eps).
         interclass_filter: negatives above this cosine get logit 0 (0: off).
+        soft: the margin is m times the label's share (LAFS: s * (cos - m * y) with a soft label y).
     """
 
-    def __init__(self, s: float = 64.0, m: float = 0.4, clamp_eps: float = 0.0, interclass_filter: float = 0.0) -> None:
+    def __init__(
+        self,
+        s: float = 64.0,
+        m: float = 0.4,
+        clamp_eps: float = 0.0,
+        interclass_filter: float = 0.0,
+        soft: bool = False,
+    ) -> None:
         super().__init__(s)
         self.m, self.clamp_eps, self.interclass_filter = float(m), float(clamp_eps), float(interclass_filter)
+        self.soft = soft
 
     def target(self, cos: Tensor, norm: Tensor, weight: Tensor | None = None) -> Tensor:
         bound = 1 - self.clamp_eps
-        return self.scale * (cos.clamp(-bound, bound) - self.m)
+        margin = self.m * weight if self.soft and weight is not None else self.m
+        return self.scale * (cos.clamp(-bound, bound) - margin)
+
+    def offset(self, share: Tensor) -> Tensor | float:
+        return -self.scale * self.m * share if self.soft else 0.0
 
     def negatives(self, cos: Tensor, valid: Tensor) -> Rule:
         return negatives_rule(self.interclass_filter, self.clamp_eps)

@@ -61,6 +61,11 @@ class Margin(nn.Module):
         `cos` [B, K], `valid` bool [B, K] (False: no such label)."""
         return Rule("clamp")
 
+    def offset(self, share: Tensor) -> Tensor | float:
+        """What is added to the logit of a class that has only this share of a label (label smoothing gives every class
+        one). 0 unless the margin's strength depends on the share."""
+        return 0.0
+
     def regulariser(self, norm: Tensor) -> Tensor | None:
         """A further loss per row [b], already weighted, or None."""
         return None

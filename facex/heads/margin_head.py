@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facex.errors import ConfigError
-from facex.heads.base import Margin
+from facex.heads.base import Margin, require_choice
 from facex.heads.collectives import GroupLike, Ranks
+from facex.heads.foreign import ForeignRows, last_class
 from facex.heads.gradients import GradientWindow
 from facex.heads.labels import normalise_labels
 from facex.heads.loss import rows_loss
@@ -22,6 +23,7 @@ from facex.heads.scoring import best_other
 from facex.heads.shard_optimizer import OptimizerOptions, ShardOptimizer
 from facex.heads.sharded_softmax import Impl, MicroStep, Negatives, Precision, TargetCosine
 from facex.heads.shards import Init, Shard, initialise
+from facex.heads.smoothing import check_rule
 
 LOSS_CAP = -math.log(1e-30)  # what an unlabelled row costs in the published partial FC: 69.0776
 
@@ -57,6 +59,8 @@ class MarginHead(nn.Module):
         ignore_unlabelled: rows without a label neither cost nor count; False: each costs 69.0776 and is pushed away
             from every class (published partial FC).
         loss_cap: cut the value of a row's loss here (not its gradient); the published partial FC has 69.0776.
+        label_smoothing: share of the label that is spread evenly over all classes that take part; for margins that leave
+            the other logits alone.
         skip_zero_norm: rows whose embedding is exactly zero count as unlabelled.
         precision: operands of the big matrix products; everything else is fp32.
         sparse_update: only classes that took part in a window are decayed and stepped (see OptimizerOptions).
@@ -65,7 +69,10 @@ class MarginHead(nn.Module):
         official_norm_grad: MagFace's split FC loses the margin's gradient into the norm of a row whose class is on
             another rank; True reproduces that.
         official_grad_scale: MagFace's split FC gives the backbone 1/W of the gradient; True reproduces that.
-        official_regulariser: JHMFR counts the regulariser once per rank (W times); True reproduces that.
+        official_regulariser: JHMFR's gradient counts the regulariser once per rank (W times); True reproduces that.
+        foreign_label: ``ignore``: only the rank that owns a row's class applies the margin. ``official``: JHMFR's MagFace
+            and CurricularFace apply it on every other rank to the last class that takes part (see `foreign`).
+        bias_correction: AdamW's, see OptimizerOptions; ``first`` is JHMFR's.
         dtype: of the master weights; float64 is for tests.
     """
 
@@ -91,6 +98,9 @@ class MarginHead(nn.Module):
         official_norm_grad: bool = False,
         official_grad_scale: bool = False,
         official_regulariser: bool = False,
+        foreign_label: Literal["ignore", "official"] = "ignore",
+        bias_correction: Literal["step", "first"] = "step",
+        label_smoothing: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -103,6 +113,10 @@ class MarginHead(nn.Module):
             raise ConfigError(f"sample_rate must be in [0, 1], not {sample_rate}")
         if bias and normalize:
             raise ConfigError("a bias needs normalize=False: cosines have none")
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
+        require_choice("MarginHead", "foreign_label", foreign_label, ("ignore", "official"))
+        require_choice("MarginHead", "bias_correction", bias_correction, ("step", "first"))
         self.margin, self.embedding_size, self.num_classes = margin, embedding_size, num_classes
         self.ranks = group if isinstance(group, Ranks) else Ranks(group)
         self.shard = Shard.of(num_classes, self.ranks.size, self.ranks.rank)
@@ -111,7 +125,8 @@ class MarginHead(nn.Module):
         self.precision: Precision = precision
         self.impl: Impl = impl
         self.official_norm_grad, self.official_grad_scale = official_norm_grad, official_grad_scale
-        self.official_regulariser = official_regulariser
+        self.official_regulariser, self.foreign_label = official_regulariser, foreign_label
+        self.bias_correction, self.label_smoothing = bias_correction, float(label_smoothing)
         self.weight = nn.Parameter(torch.empty(self.shard.size, embedding_size, device=device, dtype=dtype), False)
         self.bias = nn.Parameter(torch.zeros(self.shard.size, device=device, dtype=dtype), False) if bias else None
         if self.weight.device.type != "meta":
@@ -141,13 +156,16 @@ class MarginHead(nn.Module):
         if self.skip_zero_norm:
             labels = labels.masked_fill((norm == 0)[:, None], -1)
         valid, all_labels = labels >= 0, ranks.gather(labels)
-        step = self._micro_step(all_labels)
+        step = self._micro_step(all_labels, norm)
         anchor = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=torch.is_grad_enabled())
-        cos, bias, token = TargetCosine.apply(F.normalize(x, eps=1e-12) if self.normalize else x, anchor, step)
+        unit = F.normalize(x, eps=1e-12) if self.normalize else x
+        cos, bias, total, token = TargetCosine.apply(unit, norm, anchor, step)
         self._prepare_margin(step, cos, norm, valid, all_labels)
-        neg = Negatives.apply(token, step)
+        neg, weights, rest = Negatives.apply(token, step), weights.to(cos.dtype), None
+        if self.label_smoothing:
+            neg, weights, rest = self._smooth(step, neg, valid, weights, total, cos, bias)
         target = self._target(cos, norm, labels, weights) + bias
-        per_row = rows_loss(target, neg, valid, weights.to(target.dtype), None if self.ignore_unlabelled else LOSS_CAP)
+        per_row = rows_loss(target, neg, valid, weights, None if self.ignore_unlabelled else LOSS_CAP, rest)
         if self.loss_cap is not None:
             per_row = per_row + (per_row.clamp(max=self.loss_cap) - per_row).detach()
         return self._reduce(per_row, cos, norm, valid, all_labels)
@@ -157,7 +175,7 @@ class MarginHead(nn.Module):
             raise ConfigError(f"the head reads [b, {self.embedding_size}] embeddings, not {tuple(embeddings.shape)}")
         return embeddings.to(self.weight.dtype)
 
-    def _micro_step(self, labels: Tensor) -> MicroStep:
+    def _micro_step(self, labels: Tensor, norm: Tensor) -> MicroStep:
         """Where the global batch's labels [B, K] lie in this shard, and which classes take part."""
         here = (labels >= self.shard.start) & (labels < self.shard.stop)
         classes = torch.where(here, labels - self.shard.start, -1)
@@ -165,14 +183,41 @@ class MarginHead(nn.Module):
         if self.sample_rate < 1:
             subset = self.sampler.sample(classes[here].unique())
             columns = torch.where(here, torch.searchsorted(subset, classes.clamp(min=0)), -1)
+        foreign = None
+        if self.foreign_label == "official":
+            if labels.shape[1] > 1 or self.label_smoothing:
+                raise ConfigError("foreign_label 'official' knows one hard label a row (as JHMFR does); use 'ignore'")
+            classes, columns = last_class(classes, columns, self.weight, subset)
+            foreign = ForeignRows(~here[:, 0] & (classes[:, 0] >= 0), self.ranks.gather(norm))
         bias = None if self.bias is None else self.bias.data
         return MicroStep(
             *(self.ranks, self.weight.data, bias, self.window, self.margin.scale, self.normalize),
-            *(self.precision, self.impl, classes, subset, columns),
+            *(self.precision, self.impl, classes, subset, columns, self.margin),
+            smoothing=self.label_smoothing > 0,
+            foreign=foreign,
         )
+
+    def _smooth(
+        self, step: MicroStep, neg: Tensor, valid: Tensor, weights: Tensor, total: Tensor, cos: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Label smoothing: neg [b], the labels' weights [b, K], and the other classes' share of sum_j w_j logit_j [b]."""
+        assert step.count is not None
+        check_rule(type(self.margin).__name__, step.rule)
+        share = self.label_smoothing / step.count
+        offset = self.margin.offset(share)
+        labels = torch.where(valid, self.margin.scale * cos + bias, torch.zeros_like(cos)).sum(1)
+        rest = share * (total - labels + offset * (step.count - valid.sum(1)))
+        return neg + offset, torch.where(valid, weights * (1 - self.label_smoothing) + share, 0.0), rest
 
     @torch.no_grad()
     def _prepare_margin(self, step: MicroStep, cos: Tensor, norm: Tensor, valid: Tensor, labels: Tensor) -> None:
+        if step.foreign is not None and step.own is not None:
+            everything = torch.ones_like(labels, dtype=torch.bool)
+            if self.training:  # each rank from the rows as it sees them, never synchronised
+                seen = {"norm": step.foreign.norm, "cos": step.own, "valid": everything}
+                self.margin.observe(seen, lambda values: values)
+            step.rule = self.margin.negatives(step.own, everything)
+            return
         if self.training:
             self.margin.observe({"norm": norm.detach(), "cos": cos.detach(), "valid": valid}, self.ranks.sum)
         assert step.cos is not None
@@ -197,7 +242,8 @@ class MarginHead(nn.Module):
         loss_reg = torch.zeros_like(loss_id)
         if extra is not None:
             loss_reg = size * torch.where(counted, extra, torch.zeros_like(extra)).sum() / count
-            loss_reg = loss_reg * size if self.official_regulariser else loss_reg
+            if self.official_regulariser:  # the value once, the gradient W times
+                loss_reg = loss_reg + (size - 1) * (loss_reg - loss_reg.detach())
         logs = self._logs(loss_id, loss_reg, cos, norm, valid)
         return HeadOutput(loss_id + loss_reg, loss_id, loss_reg, per_row.detach(), logs)
 
@@ -261,7 +307,8 @@ class MarginHead(nn.Module):
         """Give the shard its optimizer; `options`: further fields of OptimizerOptions (nesterov, betas, eps, ...)."""
         try:
             chosen = OptimizerOptions(
-                name, lr, momentum, weight_decay, **{"sparse_update": self.sparse_update, **options}
+                *(name, lr, momentum, weight_decay),
+                **{"sparse_update": self.sparse_update, "bias_correction": self.bias_correction, **options},
             )
         except TypeError as error:
             raise ConfigError(f"head optimizer: {error}") from error

@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from facex import ops
-from facex.heads.base import Rule
+from facex.heads import smoothing
+from facex.heads.base import Margin, Rule
 from facex.heads.collectives import Ranks
+from facex.heads.foreign import ForeignRows
 from facex.heads.gradients import GradientWindow
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -39,9 +41,15 @@ class MicroStep:
     classes: Tensor  # int64 [B, K]: row of `weight`, -1 where the class is on another rank or there is none
     subset: Tensor | None  # int64 [S]: sampled rows of `weight`, ascending
     columns: Tensor  # int64 [B, K]: as `classes`, as positions in `subset`
+    margin: Margin
+    smoothing: bool = False  # whether `TargetCosine` also returns the sum of all logits
+    foreign: ForeignRows | None = None
     rule: Rule = field(default_factory=Rule)
     x: Tensor | None = None  # [B, D]
     cos: Tensor | None = None  # [B, K] target cosines of all rows
+    own: Tensor | None = None  # [B, K] cosines with `classes`, those on other ranks 0
+    centre_sum: Tensor | None = None  # [D] over all ranks, with smoothing
+    count: Tensor | None = None  # classes of all ranks that take part, with smoothing
     lse: Tensor | None = None  # [B] logsumexp over the negatives of all shards
     grad_neg: Tensor | None = None  # [b]
 
@@ -73,14 +81,19 @@ class MicroStep:
 
 
 class TargetCosine(torch.autograd.Function):
-    """Embeddings [b, D] -> target cosines [b, K], their biases [b, K], and a token that `Negatives` takes, so that its
-    backward runs first and both share one pass over the class centres here."""
+    """Embeddings [b, D] and their lengths [b] -> target cosines [b, K], their biases [b, K], the sum of all logits [b]
+    (0 without label smoothing), and a token that `Negatives` takes, so that its backward runs first and both share one
+    pass over the class centres here. The lengths matter to foreign rows only."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, step: MicroStep) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, norm: Tensor, anchor: Tensor, step: MicroStep
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ranks = step.ranks
         step.x = ranks.gather(x)
-        cos = shard_cosine(step.x, step.weight, step.classes, step.normalize)
+        step.own = cos = shard_cosine(step.x, step.weight, step.classes, step.normalize)
+        if step.foreign is not None:
+            cos = cos.masked_fill(step.foreign.mask[:, None], 0)
         if step.bias is None:
             step.cos = ranks.sum(cos)
             bias = torch.zeros_like(ranks.mine(step.cos))
@@ -92,21 +105,36 @@ class TargetCosine(torch.autograd.Function):
             )
             step.cos, all_bias = ranks.sum(torch.stack([cos, here]))
             bias = ranks.mine(all_bias).clone()
+        total = x.new_zeros(x.shape[0])
+        if step.smoothing:
+            step.centre_sum, biases, step.count = smoothing.centre_sum(step)
+            total = step.scale * (x @ step.centre_sum) + biases
         ctx.step = step
-        return ranks.mine(step.cos).clone(), bias, x.new_zeros(())
+        return ranks.mine(step.cos).clone(), bias, total, x.new_zeros(())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_cos: Tensor, grad_bias: Tensor, token: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(
+        ctx: Any, grad_cos: Tensor, grad_bias: Tensor, grad_total: Tensor, token: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor, None]:
         step: MicroStep = ctx.step
         ranks, k = step.ranks, grad_cos.shape[1]
         grad_neg = step.grad_neg if step.grad_neg is not None else grad_cos.new_zeros(grad_cos.shape[0])
         step.grad_neg = None
-        parts = [grad_cos, grad_neg[:, None]] + ([grad_bias] if step.bias is not None else [])
+        parts = [grad_cos, grad_neg[:, None], grad_total[:, None]] + ([grad_bias] if step.bias is not None else [])
         # 1/W here: dW is that of the global mean, while this rank's loss is W times its share of it.
         upstream = ranks.gather(torch.cat(parts, 1)) / ranks.size
-        dx = _shard_backward(step, upstream[:, :k], upstream[:, k], upstream[:, k + 1 :])
-        return ranks.scatter_sum(dx) * ranks.size, token.new_zeros(()), None
+        grad_cos, grad_norm = upstream[:, :k], None
+        if step.foreign is not None and step.lse is not None:
+            there, lengths = step.foreign.gradients(upstream[:, k], step.lse)
+            grad_cos = torch.where(step.foreign.mask[:, None], there, grad_cos)
+            grad_norm = ranks.scatter_sum(lengths) * ranks.size
+        dx = ranks.scatter_sum(_shard_backward(step, grad_cos, upstream[:, k], upstream[:, k + 2 :])) * ranks.size
+        if step.smoothing:
+            assert step.centre_sum is not None
+            smoothing.add_gradient(step, upstream[:, k + 1])
+            dx = dx + step.scale * grad_total[:, None] * step.centre_sum
+        return dx, grad_norm, token.new_zeros(()), None
 
 
 class Negatives(torch.autograd.Function):
@@ -119,6 +147,9 @@ class Negatives(torch.autograd.Function):
             neg = step.x.new_full((step.x.shape[0],), -math.inf)
         else:
             neg = ops.cosine_logsumexp_forward(step.x, step.weight, **step.op_options())
+            if step.foreign is not None:
+                assert step.own is not None
+                neg = step.foreign.take_part(neg, step.own, step.margin)
         step.lse = combine_logsumexp(neg, step.ranks)
         ctx.step = step
         return step.ranks.mine(step.lse).clone()

@@ -89,7 +89,7 @@ def embeddings(
 
 def write_npy(path: str | Path, faces: Faces, batches: Iterator[Embedding]) -> list[Path]:
     """Write features float32 [N, D] to `path` and, beside it, `NAME.magnitude.npy` float32 [N] (the method's quality,
-    or the features' lengths) and `NAME.names.txt`. Rows go to the disk as they come; the files appear when all is done."""
+    or the features' lengths) and `NAME.names.txt`. Rows go to the disk as they come; the files appear at the end."""
     path = Path(path)
     stem = path.with_suffix("") if path.suffix == ".npy" else path
     targets = [stem.with_suffix(stem.suffix + end) for end in (".npy", ".magnitude.npy", ".names.txt")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from facex.methods.method import Method
 # What the core itself offers under short names in configs, written as a plugin would.
 CORE_METHODS = {"Recogniser": "facex.classification:Recogniser"}
 # Modules whose classes configs may name by their short names (margins, transforms).
-CORE_MODULES = ("facex.classification", "facex.heads.margins")
+CORE_MODULES = ("facex.classification", "facex.heads.margins", "facex.data.transforms", "facex.data.affine")
 # Entry-point groups whose objects are classes that a config can name.
 _CLASS_GROUPS = ("facex.methods", "facex.margins", "facex.datasets", "facex.protocols")
 
@@ -67,8 +67,12 @@ def load_method(name: str) -> type[Method]:
     return found
 
 
-def iter_plugins(check: bool = True) -> Iterator[Plugin]:
-    """Every installed plugin with what it adds. With `check` each entry is imported and a failure noted beside it."""
+def iter_plugins(check: bool = True, core: Mapping[str, Collection[str]] | None = None) -> Iterator[Plugin]:
+    """Every installed plugin with what it adds.
+
+    With `check` each entry is imported and a failure noted beside it. `core`: names by group that the core itself
+    has; a plugin's entry of that name is noted as hidden.
+    """
     owners: dict[tuple[str, str], set[str]] = {}
     for entry in entries():
         owners.setdefault((entry.group, entry.name), set()).add(entry.distribution)
@@ -77,7 +81,9 @@ def iter_plugins(check: bool = True) -> Iterator[Plugin]:
         plugin = plugins.setdefault(entry.distribution, Plugin(entry.distribution, entry.version))
         error = None
         others = sorted(owners[entry.group, entry.name] - {entry.distribution})
-        if others:
+        if entry.name in (core or {}).get(entry.group, ()):
+            error = f"hidden: the core has a {entry.kind} of that name"
+        elif others:
             error = f"also added by {', '.join(others)}: asking for it is refused"
         elif check:
             try:

@@ -40,13 +40,25 @@ class Context(Protocol):
 
     nets: Nets  # engines of the trained networks and the frozen ones, in the right precision
     head: HeadScore | None
-    step: int  # applied steps so far (of the network that steps most often)
-    epoch: int
-    total_steps: int
     rank: int
     world_size: int
     device: torch.device
     training: bool
+
+    @property
+    def step(self) -> int:
+        """Applied steps so far (of the network that steps most often)."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """The running epoch, from 0."""
+        ...
+
+    @property
+    def total_steps(self) -> int:
+        """Applied steps of the whole run."""
+        ...
 
     def mean(self, values: Tensor, valid: Tensor | None = None) -> Tensor:
         """Mean over the rows of all ranks in this micro-step, such that the engine's average over ranks gives the gradient
@@ -142,6 +154,6 @@ class Method(nn.Module):
 
     @classmethod
     def recognise(cls, state: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Constructor arguments (as a config writes them) for the official file with these tensors; None: not one of ours.
+        """Constructor arguments (as a config writes them) for the official file with these tensors; None: not ours.
         `facex convert` asks every installed method."""
         return None

@@ -34,16 +34,18 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, counter
 
 
-def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    """`block(x)`, its activations recomputed in the backward pass (torch's non-reentrant checkpointing).
+def checkpointed(block: nn.Module, x: Tensor, *further: Tensor | None) -> Tensor:
+    """`block(x, *further)`, its activations recomputed in the backward pass (torch's non-reentrant checkpointing).
 
-    A compiler that traces this sees the statistics' update as one of the graph's outputs and writes it once by itself.
+    The second pass repeats the first one's dropout: torch keeps the generators' states. A compiler that traces this
+    sees the statistics' update as one of the graph's outputs and writes it once by itself.
     """
     if torch.compiler.is_compiling():
-        return checkpoint(block, x, use_reentrant=False)
+        return checkpoint(block, x, *further, use_reentrant=False)
     return checkpoint(
         block,
         x,
+        *further,
         use_reentrant=False,
         context_fn=lambda: (contextlib.nullcontext(), frozen_statistics(block)),
     )

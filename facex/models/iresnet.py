@@ -11,7 +11,6 @@ names and shapes are those of both, so official weights load strictly in either 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from facex.errors import ConfigError
-from facex.models.checkpointing import checkpointed
+from facex.models.common import as_size, check_input, float_tail, initialise_convs, map_size, run_stage, scaled
 from facex.models.registry import register_backbone
 
 FormName = Literal["magface", "insightface"]
@@ -133,7 +132,7 @@ class IResNet(nn.Module):
         self.embedding_size = embedding_size
         self.input_size = as_size(input_size)
         self.activation_checkpointing = activation_checkpointing
-        channels = [max(8, 8 * round(c * width / 8)) for c in (64, 64, 128, 256, 512)]
+        channels = [scaled(c, width) for c in (64, 64, 128, 256, 512)]
 
         self.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0], self.eps, self.momentum)
@@ -143,7 +142,7 @@ class IResNet(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels[4], self.eps, self.momentum)
         p = base.dropout if dropout is None else dropout
         self.dropout: nn.Module = nn.Dropout2d(p) if self.dropout_kind == "channel" else nn.Dropout(p)
-        self.map_size = (-(-self.input_size[0] // 16), -(-self.input_size[1] // 16))
+        self.map_size = map_size(self.input_size)
         self.fc = nn.Linear(channels[4] * self.map_size[0] * self.map_size[1], embedding_size)
         self.features = nn.BatchNorm1d(embedding_size, self.eps, self.momentum)
         self.features.weight.requires_grad_(not self.frozen_scale)
@@ -165,51 +164,7 @@ class IResNet(nn.Module):
             x = torch.flatten(self.dropout(x), 1)
         else:
             x = self.dropout(torch.flatten(x, 1))
-        return embedding_tail(x, self.fc, self.features)
-
-
-def run_stage(stage: nn.Module, x: Tensor, recompute: bool) -> Tensor:
-    """One stage of blocks, each checkpointed if `recompute` (and a gradient is wanted)."""
-    if not (recompute and torch.is_grad_enabled()):
-        return stage(x)
-    for block in stage.children():
-        x = checkpointed(block, x)
-    return x
-
-
-def embedding_tail(x: Tensor, fc: nn.Module, features: nn.Module) -> Tensor:
-    """The last Linear and BatchNorm outside any autocast, in the precision of their weights; float32 out."""
-    dtype = next(fc.parameters()).dtype
-    # the meta device, on which FLOPs are counted, has no autocast to switch off
-    with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-        return features(fc(x.to(dtype))).float()
-
-
-def check_input(module: nn.Module, x: Tensor) -> None:
-    """Refuse a picture of another size than the network was built for; `fc` would complain about matrices."""
-    if tuple(x.shape[-2:]) != module.input_size:
-        raise ConfigError(
-            f"{type(module).__name__} was built for {module.input_size[0]}x{module.input_size[1]} pictures, "  # type: ignore[index]
-            f"got {tuple(x.shape)}: set input_size"
-        )
-
-
-def as_size(size: int | Sequence[int]) -> tuple[int, int]:
-    """One side or (height, width) -> (height, width)."""
-    height, width = (size, size) if isinstance(size, int) else tuple(size)
-    if min(height, width) < 16:
-        raise ConfigError(f"input_size {size} is too small: at least 16 pixels a side")
-    return int(height), int(width)
-
-
-def initialise_convs(module: nn.Module, how: str) -> None:
-    """Fresh convolutions ("kaiming": fan_out for ReLU; "normal": N(0, 0.1)); BatchNorms start at 1 and 0 anyway."""
-    for m in module.modules():
-        if isinstance(m, nn.Conv2d):
-            if how == "kaiming":
-                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
-            else:
-                nn.init.normal_(m.weight, 0, 0.1)
+        return float_tail(x, self.fc, self.features)
 
 
 def _blocks_of(depth: int) -> tuple[int, int, int, int]:

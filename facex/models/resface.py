@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facex.models.iresnet import IBasicBlock, as_size, embedding_tail, initialise_convs, run_stage
+from facex.models.common import as_size, float_tail, initialise_convs, map_size, run_stage
+from facex.models.iresnet import IBasicBlock
 from facex.models.registry import register_backbone
 
 
@@ -72,7 +73,7 @@ class ResFace(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.bn2 = nn.BatchNorm2d(inputs, bn_eps, bn_momentum)
         self.dropout = nn.Dropout(dropout)
-        height, width = (-(-s // 16) for s in self.input_size)
+        height, width = map_size(self.input_size)
         self.fc = nn.Linear(inputs * height * width, embedding_size)
         self.features = nn.BatchNorm1d(embedding_size, bn_eps, bn_momentum)
         initialise_convs(self, "kaiming")
@@ -83,7 +84,7 @@ class ResFace(nn.Module):
         x = self.prelu(self.bn1(self.conv1(x)))
         for stage in self.stages:
             x = run_stage(stage, x, self.activation_checkpointing and self.training)
-        return embedding_tail(self.dropout(torch.flatten(self.bn2(x), 1)), self.fc, self.features)
+        return float_tail(self.dropout(torch.flatten(self.bn2(x), 1)), self.fc, self.features)
 
     def _resized(self, x: Tensor) -> Tensor:
         if tuple(x.shape[-2:]) == self.input_size or not self.resize:

@@ -1,7 +1,8 @@
-"""facex's own operators: the Python face of `csrc` with fake kernels, autograd and a plain PyTorch reference beside each.
+"""facex's own operators: the Python face of `csrc` with fake kernels, autograd and a plain PyTorch reference beside
+each.
 
-`import facex.ops` works without the compiled extension; the first call that needs it raises `ExtensionError` with what to do, or
-takes the generic path where `impl="auto"` allows it. `facex.ops.extension()` returns the compiled module itself.
+`import facex.ops` works without the compiled extension; the first call that needs it raises `ExtensionError` with what
+to do, or takes the generic path where `impl="auto"` allows it. `facex.ops.extension()` is the compiled module.
 """
 
 from facex.ops.cosine_logsumexp import cosine_logsumexp, cosine_logsumexp_backward, cosine_logsumexp_forward

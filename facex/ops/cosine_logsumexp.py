@@ -2,9 +2,9 @@
 
     neg_i = logsumexp over j not in excluded_i of scale * g(<x_i, w_j / |w_j|>) + bias_j
 
-No form except `impl="reference"` stores anything of size B x C: classes are walked in chunks, and the backward pass computes each
-chunk again. `impl`: "fused" is the compiled operator (CPU and CUDA), "generic" the same walk in Python (any rule, any device),
-"reference" plain PyTorch, "auto" the first that can do what is asked.
+No form except `impl="reference"` stores anything of size B x C: classes are walked in chunks, and the backward pass
+computes each chunk again. `impl`: "fused" is the compiled operator (CPU and CUDA), "generic" the same walk in Python
+(any rule, any device), "reference" plain PyTorch, "auto" the first that can do what is asked.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from facex.errors import ExtensionError
 from facex.ops import generic, reference
 from facex.ops.extension import extension, has_kernel
 from facex.ops.options import Options, accumulation_dtype, make_options
@@ -24,12 +25,18 @@ def _choose(impl: str, rule: Rule, x: Tensor) -> str:
     """The implementation that is meant: fused | generic | reference."""
     if impl not in IMPLS:
         raise ValueError(f"impl is {impl!r}; it must be one of {', '.join(IMPLS)}")
+    if impl not in ("auto", "fused"):
+        return impl
+    kernel = not callable(rule) and has_kernel("cosine_logsumexp", x.device.type)
     if impl == "auto":
-        return "generic" if callable(rule) or not has_kernel("cosine_logsumexp", x.device.type) else "fused"
-    if impl == "fused":
-        if callable(rule):
-            raise ValueError("impl='fused' has no kernel for a rule that is a function: use impl='auto' or 'generic'")
-        extension()
+        return "fused" if kernel else "generic"
+    if callable(rule):
+        raise ValueError("impl='fused' has no kernel for a rule that is a function: use impl='auto' or 'generic'")
+    if not kernel:
+        extension()  # says what is wrong with it, if that is the reason
+        raise ExtensionError(
+            f"facex._C was built without kernels for {x.device.type}: build it again, or use impl='auto'"
+        )
     return impl
 
 
@@ -56,10 +63,10 @@ def cosine_logsumexp(
     """neg [B] in fp32 (fp64 for fp64 inputs), differentiable in x, weight and bias; -inf where nothing is left.
 
     `x` [B, D] is expected normalised already; `weight` [C, D] is divided by its rows' lengths unless normalize=False.
-    `excluded` [B, K] int64 names the columns that a row leaves out (-1: none). With `subset` [S] int64 only these rows of
-    weight (and bias [C]) are columns, and `excluded` counts positions in it. `rule` is one of `rules.RULES` or a function;
-    `threshold` a number, [1] or [B], `hard_t` a number or a tensor with one. `compute_dtype` "bf16" or "fp16" rounds the
-    operands of the matrix products; sums stay in fp32.
+    `excluded` [B, K] int64 names the columns that a row leaves out (-1: none). With `subset` [S] int64 only these rows
+    of weight (and bias [C]) are columns, and `excluded` counts positions in it. `rule` is one of `rules.RULES` or a
+    function; `threshold` a number, [1] or [B], `hard_t` a number or a tensor with one. `compute_dtype` "bf16" or "fp16"
+    rounds the operands of the matrix products; sums stay in fp32.
     """
     options = make_options(
         x,
@@ -135,12 +142,14 @@ def cosine_logsumexp_backward(
     impl: str = "auto",
     accumulate_into: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(dx [B, D], dweight [C or S, D], dbias [C or S] or None) for upstream gradients grad_neg [B]: the sharded head's other half.
+    """(dx [B, D], dweight [C or S, D], dbias [C or S] or None) for upstream gradients grad_neg [B]: the sharded head's
+    other half.
 
-    p_ij = exp(logit_ij - lse_i), where `lse` [B] may be the neg over all shards: dx is then this shard's share, dweight complete
-    for this shard's rows. `excluded_grad` [B, K] is the loss's gradient with respect to the raw cosine (dot product with
-    normalize=False) at column excluded[i, k], folded into the same pass; entries with excluded -1 are ignored, equal columns add
-    up. `accumulate_into` [C or S, D] takes the weight's gradient added to what it holds, and is returned as dweight.
+    p_ij = exp(logit_ij - lse_i), where `lse` [B] may be the neg over all shards: dx is then this shard's share, dweight
+    complete for this shard's rows. `excluded_grad` [B, K] is the loss's gradient with respect to the raw cosine (dot
+    product with normalize=False) at column excluded[i, k], folded into the same pass; entries with excluded -1 are
+    ignored, equal columns add up. `accumulate_into` [C or S, D] takes the weight's gradient added to what it holds, and
+    is returned as dweight.
     """
     options = make_options(
         x,
@@ -181,7 +190,8 @@ def _reference_backward(
     options: Options,
     accumulate_into: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The same by autograd over the stored logits: neg' = logsumexp over this shard, d loss = exp(neg' - lse) * grad * d neg'."""
+    """The same by autograd over the stored logits: neg' = logsumexp over this shard, d loss = exp(neg' - lse) * grad *
+    d neg'."""
     rows = weight if options.subset is None else weight[options.subset]
     bias = options.bias if options.bias is None or options.subset is None else options.bias[options.subset]
     dtype = accumulation_dtype(x, weight)

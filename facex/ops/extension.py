@@ -54,9 +54,10 @@ def extension_available() -> bool:
     return True
 
 
-@functools.cache
+@torch.compiler.assume_constant_result
 def has_kernel(op: str, device_type: str) -> bool:
-    """Whether the operator `facex::<op>` has a kernel for tensors on `device_type` ("cpu", "cuda")."""
+    """Whether the operator `facex::<op>` has a kernel for tensors on `device_type` ("cpu", "cuda"); a constant to
+    torch.compile."""
     if not extension_available():
         return False
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"facex::{op}", device_type.upper())

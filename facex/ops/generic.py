@@ -19,7 +19,8 @@ NORM_FLOOR = 1e-12
 
 
 class _Chunk:
-    """The columns [begin, end): their rows (normalised, and rounded to the compute dtype), lengths, and cosines with x."""
+    """The columns [begin, end): their rows (normalised, and rounded to the compute dtype), lengths, and cosines with
+    x."""
 
     def __init__(self, x: Tensor, weight: Tensor, options: Options, begin: int, end: int, dtype: torch.dtype) -> None:
         rows = weight[begin:end] if options.subset is None else weight[options.subset[begin:end]]

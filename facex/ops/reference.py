@@ -1,4 +1,5 @@
-"""cosine_logsumexp in plain PyTorch: it stores B x C logits, works in any floating dtype, and is what the others are tested against."""
+"""cosine_logsumexp in plain PyTorch: it stores B x C logits, works in any floating dtype, and is what the others are
+tested against."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def excluded_mask(excluded: Tensor | None, shape: torch.Size, device: torch.devi
 
 
 def cosine_logsumexp(x: Tensor, weight: Tensor, options: Options) -> Tensor:
-    """neg [B]: logsumexp of scale * g(cos) + bias over the columns that are not excluded; -inf over none; differentiable."""
+    """neg [B]: logsumexp of scale * g(cos) + bias over the columns that are not excluded; -inf over none;
+    differentiable."""
     cosine = cosines(x, weight, options)
     logits = options.scale * apply_rule(options.rule, cosine, options.threshold, options.hard_t)
     if options.bias is not None:

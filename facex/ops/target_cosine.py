@@ -12,8 +12,8 @@ from facex.ops.options import accumulation_dtype
 def target_cosine(x: Tensor, weight: Tensor, columns: Tensor, normalize: bool = True) -> Tensor:
     """<x_i, w_j / |w_j|> for j = columns[i, k]: [B, K]; 0 (and no gradient) where columns is -1.
 
-    A gather of B*K rows of `weight` [C, D]; nothing of size B x C. `x` [B, D] is expected normalised by the caller. With
-    normalize=False the plain dot product. Differentiable (plain PyTorch; the gradient of `weight` is dense).
+    A gather of B*K rows of `weight` [C, D]; nothing of size B x C. `x` [B, D] is expected normalised by the caller.
+    With normalize=False the plain dot product. Differentiable (plain PyTorch; the gradient of `weight` is dense).
     """
     dtype = accumulation_dtype(x, weight)
     present = columns >= 0

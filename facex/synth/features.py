@@ -7,7 +7,7 @@ import numpy as np
 from facex.synth.cloud import Cloud
 from facex.synth.expression import Expression
 from facex.synth.identity import Identity
-from facex.synth.layers import ribbon
+from facex.synth.layers import ellipse, ribbon
 from facex.synth.surface import Surface, spline
 
 # 13 points a lid and 5 a lip segment, so that the landmarks are points of the contours and not near them
@@ -29,7 +29,9 @@ def _eye(cloud: Cloud, e: dict[str, float], x: Expression, side: int, name: str)
     crease[:, 1] -= (e["upper"] * (0.6 + 0.4 * x.openness) + e["crease"]) * arch[1:-1]
     cloud.add(name + "crease", ribbon(crease, 0.9))
     center = np.array([side * e["x"] + x.gaze_x, e["y"] + x.gaze_y - 0.25 * e["upper"]])
-    cloud.add(name + "pupil", center[None])
+    cloud.add(name + "iris", ellipse(center, e["iris"], e["iris"], 20))
+    cloud.add(name + "pupil", ellipse(center, 0.42 * e["iris"], 0.42 * e["iris"], 12))
+    cloud.add(name + "shine", ellipse(center + (0.9, -1.1), 0.62, 0.62, 8))
 
 
 def _brow(cloud: Cloud, b: dict[str, float], x: Expression, side: int, name: str) -> None:
@@ -51,10 +53,12 @@ def _nose(cloud: Cloud, n: dict[str, float]) -> None:
     cloud.add("nose_ridge", np.stack([np.zeros(5), right[:, 1]], 1))
     cloud.add("bridge", np.array([(0, tip - 18.5), (0, tip - 12.3), (0, tip - 6.1), (0, tip)]))
     for side, name in ((-1, "l_"), (1, "r_")):
-        hole = np.array([(side * 0.48 * wing, tip + base - 1.6)])
+        hole = ellipse((side * 0.48 * wing, tip + base - 1.6), 0.24 * wing, 1.15 * n["nostril"], 12, -0.25 * side)
         cloud.add(name + "nostril", hole)
         cloud.add(name + "alar", np.array([(side * wing * 1.03, tip + 2), (side * wing * 1.0, tip + base - 2)]))
-        cloud.add(name + "fold", np.array([(side * (wing + 1.5), tip + 2), (side * 15.5, tip + 11), (side * 17, tip + 19)]))
+        cloud.add(
+            name + "fold", np.array([(side * (wing + 1.5), tip + 2), (side * 15.5, tip + 11), (side * 17, tip + 19)])
+        )
 
 
 def mouth_contours(m: dict[str, float], x: Expression) -> tuple[np.ndarray, np.ndarray]:
@@ -92,15 +96,22 @@ def _smooth(contour: np.ndarray, corner: int) -> np.ndarray:
     return np.concatenate([upper[:-1], lower[:-1]])
 
 
-def build_cloud(identity: Identity, surface: Surface, x: Expression) -> Cloud:
-    """Eyes, brows, nose, mouth, ears and marks of one face."""
-    cloud = Cloud(surface, x.jaw, identity.mouth["y"])
+def moving_groups(identity: Identity, x: Expression) -> Cloud:
+    """What an expression moves: eyes, brows and mouth."""
+    cloud = Cloud()
     for side, name in ((-1, "l_"), (1, "r_")):
         _eye(cloud, identity.eye, x, side, name)
         _brow(cloud, identity.brow, x, side, name)
+    _mouth(cloud, identity.mouth, x)
+    return cloud
+
+
+def fixed_groups(identity: Identity, surface: Surface) -> Cloud:
+    """Nose, ears and marks."""
+    cloud = Cloud()
+    for side, name in ((-1, "l_"), (1, "r_")):
         _ear(cloud, identity.ear, surface, side, name)
     _nose(cloud, identity.nose)
-    _mouth(cloud, identity.mouth, x)
     cloud.add("moles", identity.skin.moles[:, :2].astype(np.float64))
     cloud.add("freckles", identity.skin.freckles[:, :2].astype(np.float64))
     return cloud
@@ -110,7 +121,10 @@ def _ear(cloud: Cloud, e: dict[str, float], surface: Surface, side: int, name: s
     shape = np.array([(-0.6, -0.7), (0.35, -0.98), (0.85, -0.9), (1.1, -0.5), (0.95, 0.1), (0.6, 0.7), (0.15, 1.0), (-0.5, 0.75)])  # fmt: skip
     x = surface.half_width(e["y"]) + e["out"] * shape[:, 0]
     outline = spline(np.stack([side * x, e["y"] + e["half"] * shape[:, 1]], 1), 3, closed=True)
-    cloud.add(name + "ear", outline, dz=-1.2 * np.maximum(np.abs(outline[:, 0]) - x.min(), 0.0), jaw=False)
+    depth = -1.2 * np.maximum(np.abs(outline[:, 0]) - x.min(), 0.0)
+    cloud.add(name + "ear", outline, depth, jaw=False)
+    middle = outline.mean(0)
+    cloud.add(name + "concha", middle + (outline - middle) * 0.55 - (0, 0.08 * e["half"]), depth, jaw=False)
 
 
 def landmarks68(seen: dict[str, np.ndarray], contour: np.ndarray) -> np.ndarray:

@@ -73,12 +73,16 @@ def disturb_hairline(line: np.ndarray, style: str, d: Draws) -> np.ndarray:
     return line + offset + (0.0, d.normal(0, 0.7))
 
 
-def make_hairdo(identity: Identity, pose: Pose, d: Draws, seen: dict[str, np.ndarray], contour: np.ndarray) -> Hairdo | None:
+def make_hairdo(
+    identity: Identity, pose: Pose, d: Draws, seen: dict[str, np.ndarray], contour: np.ndarray
+) -> Hairdo | None:
     """The outer contour of the hair; None for a bald head."""
     h = identity.hair
     if h.style == "bald":
         return None
-    volume = {"buzz": 0.7, "tied": 0.4 * h.volume, "receding": 0.6 * h.volume}.get(h.style, h.volume) * d.uniform(0.75, 1.25)
+    volume = {"buzz": 0.7, "tied": 0.4 * h.volume, "receding": 0.6 * h.volume}.get(h.style, h.volume) * d.uniform(
+        0.75, 1.25
+    )
     upper = contour[contour[:, 1] < pose.project(np.array([[0.0, 46.0, 0.0]]))[0, 1]]  # the skull, as it is seen
     low, high = upper.min(0), upper.max(0)
     center = np.array([0.5 * (low[0] + high[0]), high[1]])
@@ -104,7 +108,10 @@ def tuck_hairline(line: np.ndarray, contour: np.ndarray) -> np.ndarray:
     """On the side that a turned head hides, the hairline runs behind the face's contour: lay it just outside of it."""
     line, rows = line.copy(), len(contour) // 2
     middle = len(line) // 2
-    for sign, part, side in ((1, slice(middle, None, -1), contour[: rows - 1 : -1]), (-1, slice(middle, None), contour[:rows])):
+    for sign, part, side in (
+        (1, slice(middle, None, -1), contour[: rows - 1 : -1]),
+        (-1, slice(middle, None), contour[:rows]),
+    ):
         x, y = sign * line[part, 0], line[part, 1]
         edge = sign * np.interp(y, side[:, 1], side[:, 0])
         far = int(np.argmax(x - edge > -0.6)) if (x - edge > -0.6).any() else len(x)
@@ -121,7 +128,7 @@ def paint_back(stack: L.LayerStack, hairdo: Hairdo | None) -> None:
         bottom = hairdo.outline[[0, -1]]
         polygon = np.concatenate([hairdo.outline, bottom[::-1] * (0.92, 1) + (0.08 * hairdo.center[0], 3)])
     else:
-        polygon = L.ellipse(*hairdo.center, hairdo.radii[0] - 2.0, hairdo.radii[1] - 1.5, 36)
+        polygon = L.ellipse(hairdo.center, hairdo.radii[0] - 2.0, hairdo.radii[1] - 1.5, 36)
     stack.add(polygon, L.HAIR, L.STRANDS, 0.55 * hairdo.style.color, hairdo.material, L.G_HAIR)
 
 
@@ -152,7 +159,20 @@ def add_beard(cloud: Cloud, identity: Identity, surface: Surface) -> None:
     if kind in ("goatee", "full", "moustache"):
         x = np.array([-1.08, -0.75, -0.3, 0, 0.3, 0.75, 1.08, 0.7, 0, -0.7]) * m["half"]
         top = m["y"] - m["upper"]
-        y = np.array([m["y"] + 3, top - 1.5, top - 4.2, top - 3.4, top - 4.2, top - 1.5, m["y"] + 3, m["y"] - 0.5, top, m["y"] - 0.5])
+        y = np.array(
+            [
+                m["y"] + 3,
+                top - 1.5,
+                top - 4.2,
+                top - 3.4,
+                top - 4.2,
+                top - 1.5,
+                m["y"] + 3,
+                m["y"] - 0.5,
+                top,
+                m["y"] - 0.5,
+            ]
+        )
         cloud.add("moustache", np.stack([x, y], 1))
     if kind == "goatee":
         x = np.array([-1.02, -0.45, 0, 0.45, 1.02, 0.95, 0.4, -0.4, -0.95]) * m["half"]
@@ -187,7 +207,9 @@ def paint_hat(stack: L.LayerStack, hairdo: Hairdo | None, surface: Surface, pose
     band = np.stack([xs * (float(surface.half_width(30.0)) + 1.5), brim + 4 * xs**2, 44 * depth], 1)
     band2 = pose.project(band)[:, :2]
     angle = np.linspace(np.pi, 0.0, 25)
-    dome = np.stack([center[0] + width * np.cos(angle), center[1] - 12 - (46 - surface.top + grow - 8) * np.sin(angle)], 1)
+    dome = np.stack(
+        [center[0] + width * np.cos(angle), center[1] - 12 - (46 - surface.top + grow - 8) * np.sin(angle)], 1
+    )
     color = np.array([d.uniform(0.01, 0.7) for _ in range(3)])
     second = np.array([d.uniform(0.01, 0.7) for _ in range(3)])
     pattern = d.choice((0, 0, 1, 3))
@@ -195,7 +217,9 @@ def paint_hat(stack: L.LayerStack, hairdo: Hairdo | None, surface: Surface, pose
     stack.add(np.concatenate([dome, band2]), L.HAT, L.FABRIC, color, p, L.G_TOP)
     if d.chance(0.5):
         low = band2[3:-3] + np.stack([np.zeros(9), 7.5 * np.sin(np.linspace(0.1, np.pi - 0.1, 9))], 1)
-        stack.add(np.concatenate([band2[3:-3], low[::-1]]), L.HAT, L.FABRIC, 0.6 * color, (*second, 0, 0, 0, 0, 0.4), L.G_TOP)
+        stack.add(
+            np.concatenate([band2[3:-3], low[::-1]]), L.HAT, L.FABRIC, 0.6 * color, (*second, 0, 0, 0, 0, 0.4), L.G_TOP
+        )
         stack.spot(band2[7] + (0, 12), (26, 9), (0.6, 0.6, 0.62), target=1)
 
 

@@ -164,7 +164,15 @@ def _outline(d: Draws, width: float, chin: float, feminine: float) -> np.ndarray
 
 def _profile(d: Draws, chin: float) -> np.ndarray:
     slope, depth = d.normal(0, 2), d.normal(43, 2)
-    points = [(-8, 8), (0, 27 - slope), (14, 37 - slope), (30, 41 - 0.5 * slope), (44, 42.5), (54, 40.5), (72, 43)]
+    points: list[tuple[float, float]] = [
+        (-8, 8),
+        (0, 27 - slope),
+        (14, 37 - slope),
+        (30, 41 - 0.5 * slope),
+        (44, 42.5),
+        (54, 40.5),
+        (72, 43),
+    ]
     points += [(88, 44), (98, 42.5), (chin, 36 + d.normal(0, 2))]
     profile = np.array(points, np.float64)
     profile[:, 1] *= depth / 43
@@ -230,7 +238,7 @@ def _bumps(
     d: Draws, nose: dict[str, float], mouth: dict[str, float], eye: dict[str, float], chin: float, feminine: float
 ) -> np.ndarray:
     tip, height = nose["tip"], nose["height"]
-    rows = [
+    rows: list[tuple[float, ...]] = [
         (0, tip - 17, nose["bridge"], 7, nose["root"]),
         (0, tip - 9, nose["bridge"] + 0.6, 5, 0.45 * height + nose["hump"]),
         (0, tip - 0.5, nose["bulb"], 4.2, 0.85 * height),
@@ -265,10 +273,7 @@ def _skin(d: Draws, melanin: float, feminine: float, age: float) -> Skin:
     ).reshape(-1, 4)
     count = int(d.choice((0, 0, 0, 18, 36))) if melanin < 2.5 else 0
     freckles = np.array(
-        [
-            (d.normal(0, 14), d.normal(66, 7), d.uniform(0.4, 0.75), d.uniform(0.68, 0.9))
-            for _ in range(count)
-        ],
+        [(d.normal(0, 14), d.normal(66, 7), d.uniform(0.4, 0.75), d.uniform(0.68, 0.9)) for _ in range(count)],
         np.float32,
     ).reshape(-1, 4)
     return Skin(
@@ -315,5 +320,7 @@ def _hair(d: Draws, melanin: float, feminine: float, age: float) -> Hair:
 
 
 def _glasses(d: Draws) -> Glasses:
-    color = d.choice((linear(20, 20, 22), linear(70, 44, 28), linear(150, 140, 120), linear(120, 30, 36), linear(40, 60, 110)))
+    color = d.choice(
+        (linear(20, 20, 22), linear(70, 44, 28), linear(150, 140, 120), linear(120, 30, 36), linear(40, 60, 110))
+    )
     return Glasses(d.normal(12.5, 1.2), d.normal(8.5, 1.3), d.uniform(2.0, 5.0), d.uniform(0.7, 1.9), color)

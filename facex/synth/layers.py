@@ -22,12 +22,12 @@ G_BACK, G_HAIR, G_BODY, G_SKIN, G_EYE, G_MOUTH, G_FEATURE, G_TOP = (1 << i for i
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Least-squares similarity (Umeyama, no reflection) that takes `source` [n, 2] to `target` [n, 2], as [2, 3]."""
-    a, b = source - source.mean(0), target - target.mean(0)
-    norm = float((a * a).sum())
-    c = float((a * b).sum()) / norm
-    s = float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / norm
-    linear = np.array([[c, -s], [s, c]])
-    return np.concatenate([linear, (target.mean(0) - linear @ source.mean(0))[:, None]], 1)
+    a, b = [complex(x, y) for x, y in source.tolist()], [complex(x, y) for x, y in target.tolist()]
+    mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
+    norm = sum(abs(p - mean_a) ** 2 for p in a)
+    turn = sum((p - mean_a).conjugate() * (q - mean_b) for p, q in zip(a, b, strict=True)) / norm
+    move = mean_b - turn * mean_a
+    return np.array([(turn.real, -turn.imag, move.real), (turn.imag, turn.real, move.imag)])
 
 
 class LayerStack:
@@ -96,10 +96,12 @@ def _circle(count: int) -> np.ndarray:
     return np.stack([np.cos(t), np.sin(t)], 1)
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, count: int = 24, angle: float = 0.0) -> np.ndarray:
+def ellipse(
+    center: np.ndarray | tuple[float, float], rx: float, ry: float, count: int = 24, angle: float = 0.0
+) -> np.ndarray:
     """Polygon of an ellipse: [count, 2]."""
     c, s = math.cos(angle), math.sin(angle)
-    return _circle(count) @ np.array([(c * rx, s * rx), (-s * ry, c * ry)]) + (x, y)
+    return _circle(count) @ np.array([(c * rx, s * rx), (-s * ry, c * ry)]) + center
 
 
 def ribbon(curve: np.ndarray, width: float | np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ import numpy as np
 
 from facex.synth.randoms import CAMERA, LIGHT, Draws
 
-TONE_STEPS = 1024
+TONE_STEPS = 512
+_ROLL_OFF = 1.0 - np.exp(-1.6 * np.linspace(0.0, 2.0, TONE_STEPS))  # highlights fade out instead of clipping
 
 
 @dataclass
@@ -52,18 +53,17 @@ class Shot:
 def make_shot(seed: int, identity: int, index: int, brightness: float) -> Shot:
     """How the camera renders a face whose lit skin has linear luminance `brightness`: exposure is half automatic."""
     d = Draws(seed, CAMERA, identity, index)
-    exposure = (0.34 / max(brightness, 0.02)) ** 0.62 * float(np.exp(d.normal(0.0, 0.3)))
+    exposure = (0.34 / max(brightness, 0.02)) ** 0.62 * float(np.exp(d.normal(0.0, 0.24)))
     cast = np.array([d.normal(1, 0.05), d.normal(1, 0.02), d.normal(1, 0.07)])
     saturation = d.choice((d.uniform(0.75, 1.3), 0.0), (30, 1))
-    soft = d.choice((d.uniform(0.2, 0.6), d.uniform(0.5, 1.1)), (3, 1))
+    soft = d.choice((d.uniform(0.2, 0.6), d.uniform(0.5, 1.0)), (4, 1))
     blur = (soft, soft)
     if d.chance(0.08):
         blur = (soft + d.uniform(0.6, 1.4), soft) if d.chance(0.6) else (soft, soft + d.uniform(0.6, 1.4))
     noise = d.choice((d.uniform(0.5, 2.5), d.uniform(2.5, 6.5)), (4, 1))
     values = np.array([*(exposure * cast), saturation, *blur, noise], np.float32)
-    x = np.linspace(0.0, 2.0, TONE_STEPS)
     gamma, black, contrast = d.normal(2.2, 0.2), d.uniform(-0.03, 0.06), d.normal(1.0, 0.16)
-    y = (1.0 - np.exp(-1.6 * x)) ** (1.0 / gamma)  # highlights roll off instead of clipping
+    y = _ROLL_OFF ** (1.0 / gamma)
     y = 0.5 + contrast * (y - 0.5) + black
     reduce = d.choice((1.0, d.uniform(1.4, 2.6)), (9, 1))
     return Shot(values, np.clip(255.0 * y, 0.0, 255.0).astype(np.float32), int(d.choice((d.uniform(72, 96), d.uniform(28, 72)), (2, 1))), reduce)  # fmt: skip

@@ -11,7 +11,7 @@ from facex.synth.randoms import OCCLUDER, Draws, linear
 from facex.synth.surface import spline
 
 KINDS = ("none", "block", "hand", "mask", "scarf", "strand", "sunglasses")
-WEIGHTS = (0.79, 0.04, 0.035, 0.035, 0.025, 0.04, 0.035)
+WEIGHTS = (0.82, 0.034, 0.03, 0.03, 0.022, 0.034, 0.03)
 MASKS_FACE = ("mask", "scarf")  # these set the flag "masked"
 
 
@@ -30,7 +30,7 @@ def _block(stack: L.LayerStack, points: np.ndarray, d: Draws) -> None:
     """A rectangle, ellipse or polygon of some stuff: background."""
     x, y = d.uniform(15, 97), d.uniform(30, 105)
     rx, ry = d.uniform(9, 26), d.uniform(9, 26)
-    shape = L.ellipse(x, y, rx, ry, int(d.choice((4, 4, 5, 6, 28))), d.uniform(0, 3.1))
+    shape = L.ellipse((x, y), rx, ry, int(d.choice((4, 4, 5, 6, 28))), d.uniform(0, 3.1))
     color, p = _fabric(d)
     stack.add(shape, L.BACKGROUND, L.FABRIC, color, p, L.G_TOP, 0, 1)
 

@@ -44,16 +44,27 @@ def paint_ears(stack: L.LayerStack, identity: Identity, seen: dict[str, np.ndarr
     beside = L.G_BACK | L.G_HAIR | L.G_BODY
     for label, name in ((L.L_EAR, "l_ear"), (L.R_EAR, "r_ear")):
         ear = seen[name]
-        center, half = ear.mean(0), 0.5 * np.ptp(ear, 0)
+        low, high = ear.min(0), ear.max(0)
+        center, half = 0.5 * (low + high), 0.5 * (high - low)
         p = (*center, 2.2 * half[0] + 2, 2.2 * half[1] + 2)
         stack.add(ear, label, L.ROUND, identity.skin.tone * np.float32(0.92), p, L.G_BODY << 5, beside)
-        inner = center + (ear - center) * 0.55 + (0, -0.08 * half[1])
-        stack.add(inner, L.KEEP, L.ROUND, identity.skin.tone * np.float32(0.6), p, L.G_BODY << 5, L.G_BODY << 5, -1)
+        stack.add(
+            seen[name[:2] + "concha"],
+            L.KEEP,
+            L.ROUND,
+            identity.skin.tone * np.float32(0.6),
+            p,
+            L.G_BODY << 5,
+            L.G_BODY << 5,
+            -1,
+        )
         if earring:
             lobe = np.array([center[0], ear[:, 1].max() + 0.4])
             size = 1.3 if earring == 1 else 2.4
-            drop = L.ellipse(lobe[0], lobe[1] + size, size, 1.5 * size, 14)
-            stack.add(drop, L.EARRING, L.ROUND, (0.7, 0.58, 0.3), (*lobe, 3, 4, 0, 0, 0, 2.0), L.G_TOP, beside | L.G_BODY << 5)
+            drop = L.ellipse(lobe + (0, size), size, 1.5 * size, 14)
+            stack.add(
+                drop, L.EARRING, L.ROUND, (0.7, 0.58, 0.3), (*lobe, 3, 4, 0, 0, 0, 2.0), L.G_TOP, beside | L.G_BODY << 5
+            )
 
 
 def paint_brows(stack: L.LayerStack, identity: Identity, seen: dict[str, np.ndarray]) -> None:
@@ -68,15 +79,12 @@ def paint_eyes(stack: L.LayerStack, identity: Identity, seen: dict[str, np.ndarr
     """Eyeballs, irises with a catchlight, lids and lashes."""
     e, skin = identity.eye, identity.skin.tone
     for label, side in ((L.L_EYE, "l_"), (L.R_EYE, "r_")):
-        eye, pupil = seen[side + "eye"], seen[side + "pupil"][0]
-        center, width = eye.mean(0), float(np.ptp(eye[:, 0]))
-        squeeze = min(1.0, width / (2 * e["half"]))
-        stack.add(eye, label, L.EYEBALL, (0.68, 0.66, 0.64), (*center, 0.62 * width, 0.5), L.G_EYE)
-        iris = L.ellipse(*pupil, e["iris"] * squeeze, e["iris"], 20)
+        eye, iris = seen[side + "eye"], seen[side + "iris"]
+        center, width, pupil = eye.sum(0) / len(eye), float(eye[0, 0] - eye[12, 0]), 0.5 * (iris[0] + iris[10])
+        stack.add(eye, label, L.EYEBALL, (0.68, 0.66, 0.64), (*center, 0.62 * abs(width), 0.5), L.G_EYE)
         stack.add(iris, L.KEEP, L.EYEBALL, identity.eye_color, (*pupil, e["iris"], 0.75, 0.25), L.G_EYE, L.G_EYE, -1)
-        stack.add(L.ellipse(*pupil, 0.42 * e["iris"] * squeeze, 0.42 * e["iris"], 12), L.KEEP, L.FLAT, (0.008, 0.007, 0.007), (), L.G_EYE, L.G_EYE, -1)  # fmt: skip
-        shine = L.ellipse(pupil[0] + 0.9, pupil[1] - 1.1, 0.62, 0.62, 8)
-        stack.add(shine, L.KEEP, L.FLAT, (0.8, 0.8, 0.8), (), L.G_EYE, L.G_EYE, -1)
+        stack.add(seen[side + "pupil"], L.KEEP, L.FLAT, (0.008, 0.007, 0.007), (), L.G_EYE, L.G_EYE, -1)
+        stack.add(seen[side + "shine"], L.KEEP, L.FLAT, (0.8, 0.8, 0.8), (), L.G_EYE, L.G_EYE, -1)
         stack.add(seen[side + "lash"], L.KEEP, L.ON_SKIN, (0.02, 0.015, 0.012), (0.9,), L.G_FEATURE, 0, -1)  # fmt: skip
         if e["crease"] > 0.4:
             stack.add(seen[side + "crease"], L.KEEP, L.ON_SKIN, 0.4 * skin, (0.55,), L.G_FEATURE, _ON, -1)
@@ -84,16 +92,15 @@ def paint_eyes(stack: L.LayerStack, identity: Identity, seen: dict[str, np.ndarr
 
 def paint_nose(stack: L.LayerStack, identity: Identity, seen: dict[str, np.ndarray]) -> None:
     """The nose is skin with a label of its own: its form is in the surface. Nostrils and wings are drawn."""
-    n = identity.nose
     left, right, ridge, base = seen["nose_left"], seen["nose_right"], seen["nose_ridge"], seen["nose_base"]
     left = np.stack([np.minimum(left[:, 0], ridge[:, 0] - 1.2), left[:, 1]], 1)
     right = np.stack([np.maximum(right[:, 0], ridge[:, 0] + 1.2), right[:, 1]], 1)
     contour = np.concatenate([right, base, left[::-1]])
     stack.add(contour, L.NOSE, L.FACE, identity.skin.tone, (), L.G_SKIN, _ON)
     for side in ("l_", "r_"):
-        hole = seen[side + "nostril"][0]
-        shape = L.ellipse(*hole, 0.24 * n["wing"], 1.15 * n["nostril"], 12, 0.25 if side == "l_" else -0.25)
-        stack.add(shape, L.KEEP, L.ON_SKIN, 0.12 * identity.skin.tone, (0.85,), L.G_FEATURE, L.G_SKIN, -1)
+        stack.add(
+            seen[side + "nostril"], L.KEEP, L.ON_SKIN, 0.12 * identity.skin.tone, (0.85,), L.G_FEATURE, L.G_SKIN, -1
+        )
         a, b = seen[side + "alar"]
         stack.spot(0.5 * (a + b), (1.1, 0.6 * float(np.hypot(*(b - a)))), (0.72, 0.66, 0.66))
 

@@ -35,8 +35,12 @@ class Draws:
         """One of `options`, with relative `weights` when given."""
         if weights is None:
             return options[int(self.rng.random() * len(options))]
-        edges = np.cumsum(np.asarray(weights, dtype=np.float64))
-        return options[int(np.searchsorted(edges, float(self.rng.random()) * edges[-1], side="right"))]
+        left = float(self.rng.random()) * sum(weights)
+        for option, weight in zip(options, weights, strict=True):
+            left -= weight
+            if left < 0.0:
+                return option
+        return options[-1]
 
     def seed(self) -> int:
         """A number for the textures of the renderer, uint32."""

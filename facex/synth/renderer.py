@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,16 +13,36 @@ import numpy as np
 
 from facex.synth import layers as L
 from facex.synth import paint
-from facex.synth.cloud import Cloud, Head
-from facex.synth.expression import Expression, make_expression
-from facex.synth.features import build_cloud, five_points, landmarks68
-from facex.synth.hair import add_beard, add_hairline, disturb_hairline, hair_draws, make_hairdo, paint_back, paint_beard, paint_front, paint_hat, tuck_hairline
+from facex.synth.cloud import Head
+from facex.synth.expression import make_expression
+from facex.synth.features import five_points, fixed_groups, landmarks68, moving_groups
+from facex.synth.hair import (
+    add_beard,
+    add_hairline,
+    disturb_hairline,
+    hair_draws,
+    make_hairdo,
+    paint_back,
+    paint_beard,
+    paint_front,
+    paint_hat,
+    tuck_hairline,
+)
 from facex.synth.identity import Identity, make_identity
 from facex.synth.light import Shot, make_light, make_shot
 from facex.synth.native import render_layers
 from facex.synth.occluders import KINDS, MASKS_FACE, WEIGHTS, occluder_draws, paint_occluder
 from facex.synth.randoms import JITTER, POSE, Draws
-from facex.synth.scene import CLEAR, DARK, add_glasses, make_backdrop, paint_backdrop, paint_body, paint_glasses, scene_draws
+from facex.synth.scene import (
+    CLEAR,
+    DARK,
+    add_glasses,
+    make_backdrop,
+    paint_backdrop,
+    paint_body,
+    paint_glasses,
+    scene_draws,
+)
 from facex.synth.surface import COLUMNS, ROWS, Pose, Surface, resample, silhouette
 
 # The five points of the 112 px ArcFace crop: eyes, nose tip, mouth corners.
@@ -29,6 +50,7 @@ TEMPLATE = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
 )
 FRAME = 112
+_CENTER = (55.5, 71.7)  # a misaligned crop turns and grows about this point
 SAMPLES = 448  # labels are the majority of samples at least this dense across the picture
 
 
@@ -70,16 +92,14 @@ def _person(seed: int, number: int) -> Person:
     identity = make_identity(seed, number)
     surface = Surface(identity)
 
-    def build(expression: Expression) -> Cloud:
-        cloud = build_cloud(identity, surface, expression)
-        add_hairline(cloud, identity, surface)
-        add_beard(cloud, identity, surface)
-        add_glasses(cloud, identity, surface, identity.sunglasses, DARK)
-        if identity.glasses is not None:
-            add_glasses(cloud, identity, surface, identity.glasses, CLEAR)
-        return cloud
-
-    return Person(identity, surface, paint.face_albedo(identity, surface), Head(build))
+    fixed = fixed_groups(identity, surface)
+    add_hairline(fixed, identity, surface)
+    add_beard(fixed, identity, surface)
+    add_glasses(fixed, identity, surface, identity.sunglasses, DARK)
+    if identity.glasses is not None:
+        add_glasses(fixed, identity, surface, identity.glasses, CLEAR)
+    head = Head(surface, lambda expression: moving_groups(identity, expression), fixed, identity.mouth["y"])
+    return Person(identity, surface, paint.face_albedo(identity, surface), head)
 
 
 class Renderer:
@@ -149,21 +169,21 @@ class Plan:
 
 def _pose(seed: int, identity: int, index: int) -> Pose:
     d = Draws(seed, POSE, identity, index)
-    yaw = d.choice((d.normal(0, 0.13), d.normal(0, 0.36, 1.75)), (1, 1))
-    return Pose(yaw, d.normal(0, 0.13), float(np.exp(d.normal(6.1, 0.3))))
+    yaw = d.choice((d.normal(0, 0.13), d.normal(0, 0.31, 1.75)), (1, 1))
+    return Pose(yaw, d.normal(0, 0.12), math.exp(d.normal(6.1, 0.3)))
 
 
 def _alignment(points: np.ndarray, seed: int, identity: int, index: int) -> np.ndarray:
     """The similarity of a real aligner: least squares to the template from five points that are found with an error."""
     d = Draws(seed, JITTER, identity, index)
-    found = five_points(points) + 0.45 * d.rng.standard_normal((5, 2)).clip(-2.2, 2.2)
+    found = five_points(points) + 0.45 * np.maximum(np.minimum(d.rng.standard_normal((5, 2)), 2.2), -2.2)
     matrix = L.similarity(found, TEMPLATE)
-    angle, scale = d.normal(0, 0.035), float(np.exp(d.normal(0, 0.03)))
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    center = np.array([55.5, 71.7])
-    linear = turn @ matrix[:, :2]
-    offset = turn @ (matrix[:, 2] - center) + center + (d.normal(0, 1.5), d.normal(0, 1.5))
-    return np.concatenate([linear, offset[:, None]], 1)
+    scale, angle = math.exp(d.normal(0, 0.03)), d.normal(0, 0.035)
+    c, s = scale * math.cos(angle), scale * math.sin(angle)
+    moved = np.array([(c, -s), (s, c)]) @ matrix
+    moved[:, 2] += (_CENTER[0] - c * _CENTER[0] + s * _CENTER[1], _CENTER[1] - s * _CENTER[0] - c * _CENTER[1])
+    moved[:, 2] += (d.normal(0, 1.5), d.normal(0, 1.5))
+    return moved
 
 
 def _plan(seed: int, number: int, index: int, occluder: str | None, backdrop: tuple[int, int]) -> Plan:
@@ -215,7 +235,7 @@ def _plan(seed: int, number: int, index: int, occluder: str | None, backdrop: tu
     polygons, offsets, rows, splats = stack.finish(matrix)
     vertices = grid.copy()
     vertices[:, :, :2] = grid[:, :, :2] @ matrix[:, :2].T + matrix[:, 2]
-    vertices[:, :, 2] *= float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    vertices[:, :, 2] *= math.hypot(matrix[0, 0], matrix[1, 0])
     shot = make_shot(*key, _brightness(identity, light.values))
     arrays = {
         "points": polygons,

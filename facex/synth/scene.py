@@ -10,7 +10,6 @@ from facex.synth.identity import Glasses, Identity
 from facex.synth.randoms import SCENE, Draws
 from facex.synth.surface import Pose, Surface
 
-
 CLEAR, DARK = "clear_", "dark_"  # prefixes of the groups of points of the two pairs of glasses
 
 
@@ -21,7 +20,7 @@ def scene_draws(seed: int, key: int, index: int) -> Draws:
 
 def _color(d: Draws, low: float = 0.01, high: float = 0.8) -> np.ndarray:
     grey, hue = low + (high - low) * d.uniform() ** 1.8, 1.0 + d.uniform(0.0, 0.6) * d.rng.uniform(-1, 1, 3)
-    return np.clip(grey * hue, 0.0, 1.0)
+    return np.minimum(grey * hue, 1.0)
 
 
 def make_backdrop(d: Draws) -> np.ndarray:
@@ -30,7 +29,7 @@ def make_backdrop(d: Draws) -> np.ndarray:
     ramp = np.linspace(0, 1, 6)[:, None, None] if d.chance(0.5) else np.linspace(0, 1, 7)[None, :, None]
     grid = base + (other - base) * ramp * d.uniform(0.0, 1.0)
     grid = grid * (1.0 + d.uniform(0.05, 0.8) * d.rng.uniform(-1, 1, (6, 7, 1)))
-    return np.clip(grid + d.uniform(0.0, 0.12) * d.rng.uniform(-1, 1, (6, 7, 3)), 0.0, 1.2).astype(np.float32)
+    return np.clip(grid + d.uniform(0.0, 0.07) * d.rng.uniform(-1, 1, (6, 7, 3)), 0.0, 1.2).astype(np.float32)
 
 
 def paint_backdrop(stack: L.LayerStack, d: Draws) -> None:
@@ -39,9 +38,9 @@ def paint_backdrop(stack: L.LayerStack, d: Draws) -> None:
     for _ in range(int(d.choice((0, 1, 3, 5, 8)))):
         x, y, color = d.uniform(-10, 122), d.uniform(-10, 122), _color(d)
         if d.chance(0.4):
-            shape = L.ellipse(x, y, d.uniform(4, 30), d.uniform(4, 30), 20, d.uniform(0, 3))
+            shape = L.ellipse((x, y), d.uniform(4, 30), d.uniform(4, 30), 20, d.uniform(0, 3))
         else:
-            shape = L.ellipse(x, y, d.uniform(5, 60), d.uniform(4, 40), 4, d.uniform(0, 3))
+            shape = L.ellipse((x, y), d.uniform(5, 60), d.uniform(4, 40), 4, d.uniform(0, 3))
         p = (*_color(d), d.choice((0, 0, 1, 2, 3)), d.uniform(0.03, 0.2), d.uniform(0, 3), 0.0, 0.0)
         stack.add(shape, L.BACKGROUND, L.FABRIC, color, p, L.G_BACK)
 
@@ -55,7 +54,9 @@ def paint_body(stack: L.LayerStack, identity: Identity, pose: Pose, chin: np.nda
     collar, depth = d.normal(118, 8), d.choice((0.0, 3.0, 14.0, 30.0))
     if d.chance(0.18):
         y, metal = collar - d.uniform(0, 6), d.choice(((0.75, 0.55, 0.2), (0.6, 0.6, 0.62), (0.3, 0.05, 0.06)))
-        curve = np.array([(-1.05 * half, y - 8), (-0.6 * half, y + 2), (0, y + 6), (0.6 * half, y + 2), (1.05 * half, y - 8)])
+        curve = np.array(
+            [(-1.05 * half, y - 8), (-0.6 * half, y + 2), (0, y + 6), (0.6 * half, y + 2), (1.05 * half, y - 8)]
+        )
         stack.add(L.ribbon(curve + (middle, 0), d.uniform(1.2, 2.6)), L.NECKLACE, L.ROUND, metal, (middle, y, half, 12, 0, 0, 0, 1.0), L.G_BODY)  # fmt: skip
     slope, wide = d.uniform(6, 22), 1.12 * half
     cloth = np.array([(-150, 190), (-95, collar + slope), (-wide, collar - 9), (-0.9 * half, collar - 2), (0, collar + depth), (0.9 * half, collar - 2), (wide, collar - 9), (95, collar + slope), (150, 190)])  # fmt: skip
@@ -99,7 +100,14 @@ def paint_glasses(stack: L.LayerStack, seen: dict[str, np.ndarray], g: Glasses, 
         if dark:
             stack.add(rim, L.GLASSES, L.ROUND, color * 0.25 + 0.004, (*center, 3 * g.width, 3 * g.height, -0.5, 0, 0, 0.4), L.G_TOP, 0, 1)  # fmt: skip
         else:
-            stack.add(L.ring(rim, lens), L.GLASSES, L.ROUND, color, (*center, 2 * g.width, 2 * g.height, 0, 0, 0, 1.0), L.G_TOP)
+            stack.add(
+                L.ring(rim, lens),
+                L.GLASSES,
+                L.ROUND,
+                color,
+                (*center, 2 * g.width, 2 * g.height, 0, 0, 0, 1.0),
+                L.G_TOP,
+            )
             stack.spot(center, (g.width, g.height), (0.9, 0.92, 0.92), target=1)
         if d.chance(0.3):
             spot = center + (d.uniform(-0.5, 0.5) * g.width, -0.4 * g.height)

@@ -9,7 +9,7 @@ import numpy as np
 
 from facex.synth.identity import Identity
 
-ROWS, COLUMNS = 44, 25
+ROWS, COLUMNS = 38, 21
 _LEVELS = 0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, ROWS))  # denser at crown and chin, where the contour turns
 _ANGLES = np.linspace(-0.5 * np.pi, 0.5 * np.pi, COLUMNS)
 PIVOT = np.array([0.0, 60.0, -8.0])  # the head turns about this point
@@ -88,7 +88,7 @@ class Pose:
         cy, sy, cp, sp = np.cos(self.yaw), np.sin(self.yaw), np.cos(self.pitch), np.sin(self.pitch)
         turn = np.array([[cy, 0.0, sy], [sp * sy, cp, -sp * cy], [-cp * sy, sp, cp * cy]])
         seen = (points - PIVOT) @ turn.T
-        seen[..., :2] *= (self.distance / (self.distance - seen[..., 2:]))
+        seen[..., :2] *= self.distance / (self.distance - seen[..., 2:])
         return seen + PIVOT
 
 

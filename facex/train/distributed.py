@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from facex.errors import FacexError, TrainingError
+
+T = TypeVar("T")
 
 _LOST = ("connection", "timed out", "timeout", "broken pipe", "gloo", "nccl", "peer", "recvbytes", "sendbytes", "store")
 
@@ -56,18 +58,26 @@ def barrier() -> None:
         dist.barrier()
 
 
-def first_error(error: BaseException | None, what: str) -> None:
-    """Raise on every rank when any rank failed, naming it; so that nobody waits in a collective for a rank that left."""
+def together(part: Callable[[], T], what: str) -> T:
+    """Run `part` on every rank; when it fails on any, every rank raises, naming it. So nobody waits in a collective for a
+    rank that has left. `part` itself must hold no collective."""
+    error: Exception | None = None
+    value: Any = None
+    try:
+        value = part()
+    except Exception as caught:
+        error = caught
     texts = gather_objects(None if error is None else f"{type(error).__name__}: {error}")
     if error is not None:
         raise error
     failed = [(rank, text) for rank, text in enumerate(texts) if text is not None]
     if failed:
         raise TrainingError(f"{what} failed on rank {failed[0][0]}: {failed[0][1]}")
+    return cast(T, value)
 
 
 @contextmanager
-def lost_rank_is_an_error(rank: int, where: str) -> Iterator[None]:
+def lost_rank_is_an_error(rank: int, where: Callable[[], str]) -> Iterator[None]:
     """Turn the errors that a collective gives when another rank died into one sentence."""
     try:
         yield
@@ -78,6 +88,6 @@ def lost_rank_is_an_error(rank: int, where: str) -> Iterator[None]:
         if world_size() == 1 or not any(word in text for word in _LOST):
             raise
         raise TrainingError(
-            f"rank {rank} lost contact with another rank {where} (it was killed, ran out of memory, or failed: see its own "
+            f"rank {rank} lost contact with another rank {where()} (it was killed, ran out of memory, or failed: see its own "
             f"output). The last checkpoint is untouched: start again with --trainer.resume auto. [{error}]"
         ) from error

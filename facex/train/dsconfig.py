@@ -34,7 +34,7 @@ _BATCH = {
 
 
 def engine_config(
-    trainer: TrainerConfig, user: dict[str, Any], *, micro: int, window: int, world: int, clip_norm: float, cpu: bool
+    trainer: TrainerConfig, user: dict[str, Any], *, micro: int, window: int, world: int, clip_norm: float
 ) -> dict[str, Any]:
     """DeepSpeed's configuration of one engine whose window closes after `window` micro-batches."""
     config: dict[str, Any] = {
@@ -49,7 +49,6 @@ def engine_config(
             "stage": trainer.zero,
             "reduce_bucket_size": 50_000_000,
             "allgather_bucket_size": 50_000_000,
-            "overlap_comm": not cpu,
         },
     }
     if trainer.precision == "bf16":

@@ -49,6 +49,8 @@ class NetworkEngine:
         self.module: nn.Module = method.networks()[name]
         own = config.networks.get(name, NetworkConfig())
         self.optimizer_config: OptimizerConfig = own.optimizer or config.optimizer
+        settings: Any = self.optimizer_config  # its Literal fields are plain strings to facex.train.optim
+        plan_of_rates: Any = own.schedule or config.schedule
         self.clip: ClipConfig = own.clip or config.trainer.clip
         self.every = own.every
         self.lr_scale = own.lr_scale
@@ -57,10 +59,10 @@ class NetworkEngine:
         self.window = plan.accumulation * self.every
         groups = method.param_groups(name)
         check_groups(name, self.module, groups)
-        self.groups = resolve_groups(self.optimizer_config, groups)
+        self.groups = resolve_groups(settings, groups)
         steps_per_epoch = max(plan.batches_per_epoch // self.every, 1)
         self.schedule = build_schedule(
-            own.schedule or config.schedule,
+            plan_of_rates,
             steps_per_epoch,
             plan.total_batches / self.every / steps_per_epoch,
             self.optimizer_config.lr,
@@ -72,7 +74,7 @@ class NetworkEngine:
         self._undo: list[Callable[[], None]] = []
         prepare_module(self.module, config, ranks.device)
         self.clipper = Clipper(name, self.clip, self.groups, self.zero)
-        self.optimizer = build_optimizer(self.optimizer_config, self.groups)
+        self.optimizer = build_optimizer(settings, self.groups)
         self.engine = self._initialize(config, plan, ranks, universal)
         if config.trainer.channels_last and self.zero == 0:
             # only now: DeepSpeed broadcasts contiguous weights; above ZeRO-0 they are slices of a flat buffer, and the
@@ -94,7 +96,6 @@ class NetworkEngine:
             window=self.window,
             world=ranks.world_size,
             clip_norm=self.clipper.deepspeed_norm,
-            cpu=ranks.device.type == "cpu",
         )
         if universal:
             settings["checkpoint"] = {"load_universal": True, **settings.get("checkpoint", {})}
@@ -227,6 +228,6 @@ def prepare_module(module: nn.Module, config: TrainConfig, device: torch.device)
         if not parts:
             raise ConfigError(f"{type(module).__name__} offers no activation checkpointing; switch it off")
         for part in parts:
-            part.activation_checkpointing = True
+            part.activation_checkpointing = True  # type: ignore[assignment]
     if trainer.compile:
         module.compile()

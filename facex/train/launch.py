@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,11 +45,19 @@ def start(timeout_seconds: float = 600.0) -> Ranks:
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores_per_rank())
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds), rank=rank, world_size=world)
     _join_deepspeed()
     return Ranks(dist.get_rank(), dist.get_world_size(), local, device)
+
+
+def cores_per_rank() -> int:
+    """CPU cores of this machine for each of its ranks (the deepspeed launcher and torchrun say how many there are)."""
+    local = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return max(1, len(os.sched_getaffinity(0)) // local)
 
 
 def check_local_rank(argument: int | None) -> None:
@@ -74,7 +84,11 @@ def _single_process_defaults() -> None:
 
 def _join_deepspeed() -> None:
     import deepspeed
+    from deepspeed.utils import logger
 
+    logger.setLevel(logging.ERROR)  # it warns of what facex has decided (an "untested" optimizer), on standard output
+    # DeepSpeed calls what torch has renamed
+    warnings.filterwarnings("ignore", message=".*is deprecated. Please use.*", module="torch.distributed")
     if deepspeed.comm.is_initialized():
         return
     with _no_shared_memory_op():

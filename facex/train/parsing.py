@@ -78,11 +78,11 @@ def _names(options: dict[str, Any]) -> list[str]:
 
 def _build(parser: ArgumentParser, cfg: Namespace) -> Parsed:
     cfg.pop("config", None)
-    text = parser.dump(cfg, skip_none=False)
+    text = parser.dump(cfg)
     resolved = yaml.safe_load(text)
     torch.manual_seed(int(cfg.trainer.seed))  # networks start the same in every run with this seed, and on every rank
     try:
-        built = parser.instantiate_classes(cfg)
+        built = parser.instantiate(cfg)
     except TypeError as error:
         raise ConfigError(f"the method cannot be built: {error}") from error
     return Parsed(TrainConfig(**built.as_dict()) if isinstance(built, Namespace) else built, resolved, text)

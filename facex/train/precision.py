@@ -115,7 +115,7 @@ def autocast_forward(module: nn.Module, precision: str, device_type: str) -> Cal
         with torch.autocast(device_type, dtype=DTYPES[precision]):
             return inner(*args, **kwargs)
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
 
     def undo() -> None:
         module.__dict__.pop("forward", None)

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
 from torch import Tensor
 
-from facex.errors import FacexError
+from facex.files import write_text
 from facex.methods import Visuals
 from facex.train import distributed
 from facex.train.logging import MetricsLogger
@@ -41,6 +42,8 @@ class Reporter:
             t.output, t.config.logging, t.ranks.rank, done if here else None, self._config_data or None
         )
         if t.ranks.first:
+            if self._config_data:
+                write_text(t.output / "config.yaml", yaml.safe_dump(self._config_data, sort_keys=False))
             print("\n".join(self._plan(resumed)), flush=True)
         self._progress = Progress(
             t.plan.total_batches, t.plan.global_batch, done, t.ranks.rank, t.config.logging.console_seconds
@@ -143,11 +146,6 @@ class Reporter:
             rows += [(f"accuracy {name} (step {step})", f"{values['accuracy']:.4f}") for name, values in last.items()]
         self._progress.close()
         self._progress.print(format_table(rows) + f"\nrun folder: {result.output}")
-
-    def failed(self, error: BaseException) -> None:
-        """Take the bar down before an error is printed."""
-        if self._progress is not None and isinstance(error, FacexError):
-            self._progress.close()
 
     def close(self) -> None:
         """Close bar and logs; may be called twice."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from facex.methods import HeadSpec, Method
 from facex.train.config import TrainConfig
 from facex.train.engines import NetworkEngine, Plan
 from facex.train.head import TrainedHead
-from facex.train.launch import Ranks
+from facex.train.launch import Ranks, cores_per_rank
 from facex.train.paths import expand
 from facex.train.precision import FrozenNetwork, LossScale
 
@@ -36,14 +35,13 @@ def open_data(config: TrainConfig, method: Method, ranks: Ranks) -> Any:
     from facex.data import open_dataset
 
     data = config.data
-    threads = data.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_SIZE") or ranks.world_size))
     dataset = open_dataset(
         expand(data.path, "data.path"),
         color=data.color or method.input.color,
         size=data.size,
         fields=tuple(sorted(method.needs)),
         on_error=data.on_error,
-        threads=threads,
+        threads=data.threads or cores_per_rank(),
         allow_ignored=data.allow_ignored,
         root=None if data.root is None else expand(data.root, "data.root"),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,14 +53,16 @@ class Stepper:
             generator.close()
         return {name: value / len(batches) for name, value in self._logs.items()}
 
-    def _generate(self, batch: Batch, context: StepContext) -> Iterator[Update]:
+    def _generate(self, batch: Batch, context: StepContext) -> Generator[Update]:
         with torch.no_grad():
             prepared = self.method.prepare(batch, context)
             if self._channels_last and "image" in prepared and prepared["image"].ndim == 4:
                 prepared = prepared.with_fields(image=prepared["image"].to(memory_format=torch.channels_last))
         yield from self.method.training_step(prepared, context)
 
-    def _lock_step(self, generators: list[Iterator[Update]], batches: list[Batch], done: dict[str, int]) -> str | None:
+    def _lock_step(
+        self, generators: Sequence[Iterator[Update]], batches: list[Batch], done: dict[str, int]
+    ) -> str | None:
         """Bring every micro-batch to its next Update and through its backward; the network's name, None at the end."""
         network: str | None = None
         for place, (generator, batch) in enumerate(zip(generators, batches, strict=True)):

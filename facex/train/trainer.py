@@ -42,10 +42,10 @@ def train(config: TrainConfig, resolved: dict[str, Any] | None = None) -> RunRes
     `resolved`: the configuration as plain data, saved with every checkpoint so that the method can be built again.
     """
     ranks = launch.start(config.trainer.timeout_seconds)
-    trainer = Trainer(config, ranks, resolved or {})
+    with distributed.lost_rank_is_an_error(ranks.rank, lambda: "before the first step"):
+        trainer = Trainer(config, ranks, resolved or {})
     try:
-        with distributed.lost_rank_is_an_error(ranks.rank, f"near step {trainer.clock.batches}"):
-            return trainer.fit()
+        return trainer.fit()
     finally:
         trainer.release()
 
@@ -59,12 +59,12 @@ class Trainer:
         self.method = method = config.method
         self.output = Path(t.output)
         torch.manual_seed(t.seed + ranks.rank)
-        self.dataset = setup.open_data(config, method, ranks)
+        self.dataset = distributed.together(lambda: setup.open_data(config, method, ranks), "opening the data")
         self.plan = setup.make_plan(config, ranks, len(self.dataset))
         self.loader = setup.make_loader(config, self.dataset, self.plan, ranks)
         self.load_reports = method.init_from(config.init_from) if config.init_from else []
         self.scale = LossScale(t.precision, t.fp16_initial_scale, t.fp16_growth_interval, t.fp16_min_scale)
-        checkpoint = find_resume(t)
+        checkpoint = distributed.together(lambda: find_resume(t), "looking for a checkpoint")
         universal = checkpoint is not None and bool(checkpoint.meta.get("universal"))
         self.networks = setup.make_networks(config, method, self.plan, ranks, self.scale, universal)
         spec: HeadSpec | None = method.head
@@ -83,7 +83,9 @@ class Trainer:
         self.stepper = Stepper(
             method, self.networks.engines, self.head, self.shared, self.scale, self.watch, t.channels_last
         )
-        self.evaluator = Evaluator(config.evaluation, method, self.networks, ranks)
+        self.evaluator = distributed.together(
+            lambda: Evaluator(config.evaluation, method, self.networks, ranks), "looking for the verification sets"
+        )
         self.evaluations: dict[str, dict[str, Any]] = {}
         self.state = RunState(self, resolved, checkpoint)
         self.reporter = Reporter(self, resolved)
@@ -93,16 +95,19 @@ class Trainer:
 
     def fit(self) -> RunResult:
         """Train to the end. The last step writes a checkpoint and evaluates."""
-        resumed = self.state.resume()
-        self.reporter.begin(resumed)
-        torch.manual_seed(self.config.trainer.seed + self.ranks.rank)  # dropout starts the same whatever set-up drew
-        self.state.restore_random()
-        set_mode(self.method, self.networks, training=True)
-        losses: dict[str, float] = {}
-        for batches in self._batches():
-            losses = self._step(batches) or losses
-        self.watch.flush()
-        return self._finish(losses)
+        with distributed.lost_rank_is_an_error(self.ranks.rank, lambda: f"near step {self.clock.batches + 1}"):
+            resumed = self.state.resume()
+            self.reporter.begin(resumed)
+            torch.manual_seed(
+                self.config.trainer.seed + self.ranks.rank
+            )  # dropout starts the same whatever set-up drew
+            self.state.restore_random()
+            set_mode(self.method, self.networks, training=True)
+            losses: dict[str, float] = {}
+            for batches in self._batches():
+                losses = self._step(batches) or losses
+            self.watch.flush()
+            return self._finish(losses)
 
     @property
     def end(self) -> int:
@@ -122,7 +127,7 @@ class Trainer:
         """Global batches from where the run stands to where it ends."""
         while self._going():
             self.clock.epoch, start = divmod(self.clock.batches, self.loader.batches_per_epoch)
-            with closing(self.loader.epoch(self.clock.epoch, start)) as epoch:  # type: ignore[type-var]
+            with closing(self.loader.epoch(self.clock.epoch, start)) as epoch:
                 for batches in epoch:
                     yield batches
                     if not self._going():

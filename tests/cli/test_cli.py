@@ -90,6 +90,18 @@ def test_plugins_command(install: Install, capsys: pytest.CaptureFixture[str]) -
     assert "ZeroDivisionError" in listed["facex-broken"]["adds"][0]["error"]
 
 
+def test_names_of_the_core_hide_a_plugins(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install(
+        "facex-x",
+        {"facex.commands": {"train": "x_plugin:main"}, "facex.backbones": {"iresnet50": "x_plugin:net"}},
+        {"x_plugin.py": "def main(argv): return 7\ndef net(): pass\n"},
+    )
+    assert cli.main(["plugins", "--no-import"]) == 0
+    out = capsys.readouterr().out
+    assert "hidden: the core has a command of that name" in out
+    assert "hidden: the core has a backbone of that name" in out
+
+
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

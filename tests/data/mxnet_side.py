@@ -1,4 +1,5 @@
-"""Runs in the environment of `make mxnet-env` (MXNet 1.9.1, no facex): `read PREFIX`, `write PREFIX`, `split PREFIX PARTS`."""
+"""Runs in the environment of `make mxnet-env` (MXNet 1.9.1, no facex): `read PREFIX`, `write PREFIX`, `split PREFIX
+PARTS`."""
 
 import hashlib
 import json

@@ -30,9 +30,7 @@ def test_goldens(facex_data: Path, folder: str) -> None:
     ("folder", "name"),
     [("recordio/small", "small/train"), ("recordio/corrupt", "zero_record"), ("magface", "data_recordio_face")],
 )
-def test_a_changed_constant_fails(
-    facex_data: Path, monkeypatch: pytest.MonkeyPatch, folder: str, name: str
-) -> None:
+def test_a_changed_constant_fails(facex_data: Path, monkeypatch: pytest.MonkeyPatch, folder: str, name: str) -> None:
     found = find_cases(facex_data / "goldens" / folder, {"recordio", "magface"})
     case, expected = next(pair for pair in found if pair[0].name == name)
     assert run_case(case, expected, KINDS[case.key])[0]

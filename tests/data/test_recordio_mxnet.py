@@ -1,5 +1,5 @@
-"""MXNet reads what facex packed, and facex reads what MXNet packed. Runs where FACEX_MXNET_PYTHON names the interpreter of
-an environment with mxnet 1.9.1 and numpy 1.23.5 (`make mxnet-env` makes one)."""
+"""MXNet reads what facex packed, and facex reads what MXNet packed. Runs where FACEX_MXNET_PYTHON names the
+interpreter of an environment with mxnet 1.9.1 and numpy 1.23.5 (`make mxnet-env` makes one)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from facex.data.writer import MAGIC, pack_record
 from tests.data.face_files import jpeg, write_image_folder, write_set
 
 PYTHON = os.environ.get("FACEX_MXNET_PYTHON", "")
-pytestmark = pytest.mark.skipif(not PYTHON, reason="FACEX_MXNET_PYTHON is not set (make mxnet-env makes the environment)")
+pytestmark = pytest.mark.skipif(
+    not PYTHON, reason="FACEX_MXNET_PYTHON is not set (make mxnet-env makes the environment)"
+)
 
 
 def _mxnet(*arguments: str) -> Any:
@@ -40,7 +42,12 @@ def _compare_with_mxnet(prefix: Path) -> None:
     for row in answer["rows"]:
         header, payload = file.unpack(row["key"])
         assert row["sha"] == hashlib.sha256(file.read(row["key"])).hexdigest()
-        assert (row["flag"], row["id"], row["id2"], row["payload"]) == (header.flag, header.id, header.id2, len(payload))
+        assert (row["flag"], row["id"], row["id2"], row["payload"]) == (
+            header.flag,
+            header.id,
+            header.id2,
+            len(payload),
+        )
         assert row["label"] == header.label.astype(float).tolist()
         if "rgb" in row:
             assert row["rgb"] == hashlib.sha256(file.image(row["key"]).tobytes()).hexdigest()

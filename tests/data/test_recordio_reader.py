@@ -186,5 +186,5 @@ def test_random_damage_is_an_error_or_a_record(records: Path, seed: int) -> None
 
 @pytest.mark.parametrize("path", ["missing.rec", "."])
 def test_not_a_file(tmp_path: Path, path: str) -> None:
-    with pytest.raises(RecordError, match="cannot open|not a regular file"):
+    with pytest.raises(RecordError, match=r"cannot open|not a regular file"):
         RecordFile(tmp_path / path)

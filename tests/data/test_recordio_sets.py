@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from facex.data import DataWarning, FaceDataset, RecordFile, RecordWriter, open_dataset
+from facex.data.decoding import NativeResult, Status
 from facex.data.sources.recordset import image_key_end
 from facex.data.writer import pack_record
 from facex.errors import ConfigError, DataError, RecordError
@@ -73,6 +74,7 @@ def test_another_size_is_an_error_unless_a_size_is_given(tmp_path: Path) -> None
 
 def _damaged_set(folder: Path) -> Path:
     """Sample 1 is half a JPEG, sample 2 no picture at all."""
+    folder.mkdir(exist_ok=True)
     whole = [jpeg(i, 64, 64) for i in range(4)]
     payloads = [whole[0], whole[1][: len(whole[1]) * 9 // 10], b"this is not a picture", whole[3]]
     with RecordWriter(folder / "train") as writer:
@@ -86,7 +88,7 @@ def test_on_error_raise(tmp_path: Path) -> None:
     data = open_dataset(_damaged_set(tmp_path))
     with pytest.raises(RecordError, match=r"train\.rec: key 1 at offset \d+: cannot decode: premature end"):
         _read_all(data)
-    with pytest.raises(RecordError, match="key 2 .*cannot decode: not a JPEG"):
+    with pytest.raises(RecordError, match=r"key 2 .*cannot decode: not a JPEG"):
         data.read([2, 0], data.allocate(2))
     assert data.error_count == 0
 
@@ -116,7 +118,7 @@ def test_malformed_records_can_be_dropped(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "train.rec").read_bytes())
     content[file.offset(5)] ^= 1
     (tmp_path / "train.rec").write_bytes(content)
-    with pytest.raises(RecordError, match="key 5 .*bad magic"):
+    with pytest.raises(RecordError, match=r"key 5 .*bad magic"):
         open_dataset(tmp_path)
     data = open_dataset(tmp_path, on_error="skip")
     assert (len(data), data.error_count) == (11, 1)
@@ -165,7 +167,7 @@ def test_labels_may_be_ignored_when_asked(tmp_path: Path) -> None:
         writer.write(0, pack_record(0, jpeg(0)))
         writer.write(1, pack_record(-1, jpeg(1)))
     (tmp_path / "property").write_text("1,16,16\n")
-    with pytest.raises(RecordError, match="key 1 .*label -1 out of range"):
+    with pytest.raises(RecordError, match=r"key 1 .*label -1 out of range"):
         open_dataset(tmp_path)
     assert open_dataset(tmp_path, allow_ignored=True).labels().tolist() == [0, -1]
 
@@ -176,7 +178,7 @@ def test_labels_that_are_no_class(tmp_path: Path, label: float) -> None:
         writer.write(0, pack_record(0, jpeg(0)))
         writer.write(1, pack_record(label, jpeg(1)))
     (tmp_path / "property").write_text("1,16,16\n")
-    with pytest.raises(RecordError, match="key 1 .*is not an integer"):
+    with pytest.raises(RecordError, match=r"key 1 .*is not an integer"):
         open_dataset(tmp_path)
 
 
@@ -202,7 +204,7 @@ def test_empty_and_missing(tmp_path: Path) -> None:
 
 def test_missing_fields_are_named(tmp_path: Path) -> None:
     write_set(tmp_path)
-    with pytest.raises(ConfigError, match="no field 'parsing'.*none"):
+    with pytest.raises(ConfigError, match=r"no field 'parsing'.*none"):
         open_dataset(tmp_path, fields=("image", "label", "parsing"))
     np.save(tmp_path / "landmarks5.npy", np.zeros((3, 5, 2), np.float32))
     with pytest.raises(DataError, match=r"landmarks5\.npy: 3 rows, the set has 12 samples"):
@@ -243,5 +245,19 @@ def test_image_folder(tmp_path: Path) -> None:
 def test_sample_numbers_are_checked(tmp_path: Path) -> None:
     data = open_dataset(write_set(tmp_path))
     for wrong in ([12], [-1]):
-        with pytest.raises(IndexError, match="0..11"):
+        with pytest.raises(IndexError, match=r"0\.\.11"):
             data.read(wrong, data.allocate(1))
+
+
+def test_without_libjpeg_turbo_opencv_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build without jpeglib.h leaves every picture to OpenCV: the same pixels, the same errors."""
+    data = open_dataset(write_set(tmp_path / "set"), threads=2)
+    broken = open_dataset(_damaged_set(tmp_path / "bad"), on_error="skip", threads=2)
+
+    def leave_all(self: RecordFile, positions: np.ndarray, out: np.ndarray, *options: object) -> NativeResult:
+        return np.full(len(positions), Status.OTHER, np.int8), np.zeros((len(positions), 2), np.int32), []
+
+    expected = _read_all(data)
+    monkeypatch.setattr(RecordFile, "decode", leave_all)
+    assert torch.equal(_read_all(data)["image"], expected["image"])
+    assert _read_all(broken)["label"].tolist() == [0, -1, -1, 3]

@@ -61,7 +61,14 @@ def test_rewriting_gives_mxnet_s_bytes(facex_data: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("label", "flag", "values"),
-    [(3, 0, [3.0]), (2.5, 0, [2.5]), (True, 0, [1.0]), ([7.0], 1, [7.0]), ((4, 1), 2, [4, 1]), ([[1, 2], [3, 4]], 4, [1, 2, 3, 4])],
+    [
+        (3, 0, [3.0]),
+        (2.5, 0, [2.5]),
+        (True, 0, [1.0]),
+        ([7.0], 1, [7.0]),
+        ((4, 1), 2, [4, 1]),
+        ([[1, 2], [3, 4]], 4, [1, 2, 3, 4]),
+    ],
 )
 def test_pack_record_follows_mxnet(label: object, flag: int, values: list[float]) -> None:
     header, payload = unpack(pack_record(label, b"data", 2**64 - 1, 5))  # type: ignore[arg-type]
@@ -102,7 +109,8 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "what"), [([0, 2], "out of range for 2 classes"), ([1, 0], "must come sorted"), ([-1], "out of range"), ([], "no samples")]
+    ("labels", "what"),
+    [([0, 2], "out of range for 2 classes"), ([1, 0], "must come sorted"), ([-1], "out of range"), ([], "no samples")],
 )
 def test_face_set_refuses_bad_labels(tmp_path: Path, labels: list[int], what: str) -> None:
     with pytest.raises(DataError, match=what):

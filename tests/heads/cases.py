@@ -86,6 +86,28 @@ def mixup_batch() -> tuple[Tensor, Tensor, Tensor]:
     return x, torch.stack([first, second], 1), torch.stack([share, 1 - share], 1)
 
 
+def smoothed(rank: int, world_size: int, margin: Margin, rate: float, mixed: bool) -> dict[str, Any]:
+    """Label smoothing 0.1, plain softmax with bias where the margin is Softmax; one label a row, or two."""
+    plain = isinstance(margin, Softmax)
+    options = {"normalize": not plain, "bias": plain, "sample_rate": rate, "label_smoothing": 0.1}
+    head = MarginHead(margin, DIM, CLASSES, dtype=torch.float64, group="alone" if world_size == 1 else None, **options)
+    x, labels, weight = batch()
+    head.load_weight(weight)
+    if head.bias is not None:
+        head.bias.data.copy_(torch.linspace(-1, 1, CLASSES)[head.shard.start : head.shard.stop])
+    if not mixed:
+        return {**run_once(head, x, labels), "grad_b": head.grads().bias}
+    x, both, shares = mixup_batch()
+    return run_once(head, x, both, shares)
+
+
+def foreign(rank: int, world_size: int, name: str, rate: float) -> dict[str, Any]:
+    """JHMFR's rows of other ranks."""
+    x, labels, _ = batch(unlabelled=False)
+    head = make_head(name, world_size, sample_rate=rate, foreign_label="official")
+    return {**run_once(head, x, labels), **{n: b.clone() for n, b in head.margin.named_buffers()}}
+
+
 def edge_ranks(rank: int, world_size: int) -> dict[str, Any]:
     """Odd situations that must neither hang nor give NaN: loss and gradients of each."""
     x, labels, weight = batch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,10 +68,12 @@ class TinyRecogniser(Method):
 
     input = InputSpec(SIZE, SIZE)
 
-    def __init__(self, margin: str = "arcface", dropout: float = 0.0, poison: int = -1, groups: bool = False) -> None:
+    def __init__(
+        self, margin: str = "arcface", dropout: float = 0.0, poison: int = -1, groups: bool = False, slow: float = 0.0
+    ) -> None:
         super().__init__()
         self.backbone = self.make_backbone(dropout)
-        self.poison, self._groups = poison, groups
+        self.poison, self._groups, self._slow = poison, groups, slow
         chosen = ArcFace(s=16.0, m=0.3) if margin == "arcface" else MagFace(s=16.0)
         self.head = HeadSpec(chosen, 8, "backbone")
 
@@ -91,6 +94,7 @@ class TinyRecogniser(Method):
         return {"decay": Schedule.cosine(0.01, 0.1)}
 
     def training_step(self, batch: Batch, ctx: Any) -> Iterator[Update]:
+        time.sleep(self._slow)
         embeddings = ctx.nets["backbone"](batch["image"])
         if ctx.step == self.poison and ctx.rank == ctx.world_size - 1:
             embeddings = embeddings * float("nan")
@@ -101,16 +105,20 @@ class TinyRecogniser(Method):
 
 
 class SmallIResNet(TinyRecogniser):
-    """The real iResNet-18, narrow by default."""
+    """The real iResNet-18, narrow by default, on images of 32 pixels; class centres of unit length, as MagFace has them."""
 
-    def __init__(self, margin: str = "arcface", width: float = 0.125, **options: Any) -> None:
+    input = InputSpec(32, 32)
+
+    def __init__(self, margin: str = "arcface", width: float = 0.25, **options: Any) -> None:
         self._width = width
         super().__init__(margin, **options)
+        assert self.head is not None
+        self.head.embedding_size, self.head.init = 64, "unit"
 
     def make_backbone(self, dropout: float) -> nn.Module:
         from facex.models.iresnet import IResNet
 
-        return IResNet(18, embedding_size=8, input_size=SIZE, width=self._width, dropout=dropout)
+        return IResNet(18, embedding_size=64, input_size=32, width=self._width, dropout=dropout)
 
 
 class TinyPolicy(Method):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from facex.errors import FacexError
-from facex.train import launch, setup
+from facex.train import distributed, launch, setup
 from facex.train.config import (
     ClipConfig,
     DataConfig,
@@ -49,7 +49,14 @@ def build_config(scenario: dict[str, Any], output: Path, **changes: Any) -> Trai
     """A TrainConfig of a scenario; `changes` go to its trainer section."""
     given = {k: dict(v) for k, v in scenario.get("config", {}).items()}
     given.setdefault("data", {}).setdefault("path", "tiny")
-    trainer = {"output": str(output), "global_batch": 16, "precision": "fp32", "log_every": 1, "steps": 6, "keep_last": 0}
+    trainer = {
+        "output": str(output),
+        "global_batch": 16,
+        "precision": "fp32",
+        "log_every": 1,
+        "steps": 6,
+        "keep_last": 0,
+    }
     trainer |= {**given.pop("trainer", {}), **changes}
     given["trainer"] = {k: NESTED[k](**v) if k in NESTED else v for k, v in trainer.items()}
     networks = {k: NetworkConfig(**v) for k, v in given.pop("networks", {}).items()}
@@ -69,6 +76,7 @@ def run(scenario: dict[str, Any], output: Path) -> dict[str, Any]:
     folder = output / scenario["name"]
     if ranks.first and not scenario.get("keep"):
         shutil.rmtree(folder, ignore_errors=True)
+    distributed.barrier()
     setup.open_data = lambda *_: tiny.TinyFaces(scenario.get("samples", 96), scenario.get("classes", 7))
     report: dict[str, Any] = {}
     for stop in [*scenario.get("stops", []), None]:

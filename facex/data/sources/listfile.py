@@ -1,4 +1,5 @@
-"""List files: MagFace's (`path 0 label 0`), insightface's `.lst` (aligned, path, label) and im2rec's (index, labels, path)."""
+"""List files: MagFace's (`path 0 label 0`), insightface's `.lst` (aligned, path, label) and im2rec's (index, labels,
+path)."""
 
 from __future__ import annotations
 
@@ -63,9 +64,9 @@ def _parse_im2rec(line: str) -> Parsed:
 
 
 def list_format(line: str, suffix: str = ".lst") -> Callable[[str], Parsed]:
-    """The parser for a list whose first line is `line`: without tabs MagFace's; with tabs im2rec's when the last column is
-    no number (there it is the path), else insightface's, whose first column means "aligned" in a .lst and is a key
-    elsewhere (CVLface's train.tsv)."""
+    """The parser for a list whose first line is `line`: without tabs MagFace's; with tabs im2rec's when the last
+    column is no number (there it is the path), else insightface's, whose first column means "aligned" in a .lst and is
+    a key elsewhere (CVLface's train.tsv)."""
     if "\t" not in line:
         return _parse_magface
     if not _is_number(line.split("\t")[-1]):

@@ -53,7 +53,8 @@ def find_records(folder: Path) -> Path | None:
 
 
 def image_key_end(label: float, is_image: Callable[[int], bool]) -> int:
-    """One more than the last image key. From 2^24 on float32 may have rounded header 0's count, so the records decide."""
+    """One more than the last image key. From 2^24 on float32 may have rounded header 0's count, so the records
+    decide."""
     end = int(label)
     if label < EXACT_FLOAT:
         return end
@@ -65,7 +66,8 @@ def image_key_end(label: float, is_image: Callable[[int], bool]) -> int:
 
 
 def find_layout(file: RecordFile) -> Layout:
-    """Find the images: key 0 with several labels is a header that says images 1..label[0]-1; otherwise every key is an image.
+    """Find the images: key 0 with several labels is a header that says images 1..label[0]-1; otherwise every key is an
+    image.
 
     Without an index the keys are running numbers, and records of several labels without a payload are no images.
     """
@@ -103,7 +105,9 @@ def _header_images(file: RecordFile, label: float) -> np.ndarray:
         return bool(position[0] >= 0 and file.headers(position).payload[0] > 0)
 
     if not np.isfinite(label) or label != np.floor(label) or label <= 1 or label > 2**62:
-        raise RecordError(f"{where}: header 0 gives no images: its first label is {label:g}, one more than the last image key")
+        raise RecordError(
+            f"{where}: header 0 gives no images: its first label is {label:g}, one more than the last image key"
+        )
     end = image_key_end(label, is_image)
     if end - 1 > len(file):  # before anything of that size is allocated
         last = int(np.max(np.asarray(file.keys)))
@@ -115,7 +119,9 @@ def _header_images(file: RecordFile, label: float) -> np.ndarray:
     for key in (1, end - 1):
         if not is_image(key):
             name = file.name_at(int(file.positions([key])[0]))
-            raise RecordError(f"{name}: header 0 says images 1..{end - 1}, but this record is damaged or has no payload")
+            raise RecordError(
+                f"{name}: header 0 says images 1..{end - 1}, but this record is damaged or has no payload"
+            )
     return positions
 
 
@@ -149,7 +155,9 @@ def open_record_set(path: Path, options: ReadOptions) -> RecordSet:
     classes = options.num_classes or (stated.classes if stated else None)
     labels = check_labels(columns.label0[good], classes, name, options.allow_ignored)
     if classes is None:
-        classes = layout.classes if layout.classes and layout.classes >= count_classes(labels) else count_classes(labels)
+        classes = (
+            layout.classes if layout.classes and layout.classes >= count_classes(labels) else count_classes(labels)
+        )
     elif options.num_classes is None:
         _compare_classes(path, classes, layout, labels, complete=not dropped)
     size = (stated.height, stated.width) if stated else _first_size(file, positions, name)
@@ -189,7 +197,8 @@ def _stated(path: Path, card: Card | None) -> Property | None:
 def _usable(
     file: RecordFile, layout: Layout, columns: HeaderColumns, options: ReadOptions
 ) -> tuple[np.ndarray, list[str]]:
-    """Which images have a readable record. A malformed one is an error, or dropped and counted where that was asked for."""
+    """Which images have a readable record. A malformed one is an error, or dropped and counted where that was asked
+    for."""
     good = np.ones(len(layout.positions), bool)
     messages = [f"{file.name_at(int(layout.positions[row]))}: {problem}" for row, problem in columns.failures]
     if messages and options.on_error == "raise":
@@ -204,13 +213,14 @@ def _compare_classes(path: Path, classes: int, layout: Layout, labels: np.ndarra
     """Refuse a class count that the records contradict. (Labels out of range have been refused before.)"""
     if layout.classes is not None and layout.classes != classes:
         raise RecordError(
-            f"{path}: class count mismatch: property says {classes}, header 0 says {layout.classes}: correct the property file"
+            f"{path}: class count mismatch: property says {classes}, header 0 says {layout.classes}:"
+            " correct the property file"
         )
     found = count_classes(labels)
     if layout.classes is None and complete and found != classes:
         raise RecordError(
-            f"{path}: class count mismatch: property says {classes}, the labels go up to {found - 1}: correct the property"
-            f" file, or open the data with num_classes={classes} if the last classes are meant to be empty"
+            f"{path}: class count mismatch: property says {classes}, the labels go up to {found - 1}: correct the"
+            f" property file, or open the data with num_classes={classes} if the last classes are meant to be empty"
         )
 
 

@@ -77,8 +77,9 @@ class MagFace(Recogniser):
         return shown
 
     def formats(self) -> list[Format]:
-        """Both official training layouts, and the inference layout made from either."""
-        return magface_formats(list(self.backbone.state_dict()))
+        """Both official training layouts, the inference layout made from either, and insightface's bare backbones (an
+        ArcFace model to fine-tune)."""
+        return [*magface_formats(list(self.backbone.state_dict())), *super().formats()]
 
     @classmethod
     def recognise(cls, state: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,4 +1,5 @@
-"""Runners: record files with their expectations, corrupt record files, and the record reader case of MagFace's goldens."""
+"""Runners: record files with their expectations, corrupt record files, and the record reader case of MagFace's
+goldens."""
 
 from __future__ import annotations
 
@@ -39,14 +40,16 @@ def _check_picture(file: RecordFile, row: dict[str, Any], payload: bytes, pixels
         allowed = {row["mxnet"]["rgb_sha256"]}  # OpenCV has turned the picture by its EXIF orientation
     try:
         image = file.image(key)
-    except RecordError as error:
+    except RecordError as problem:
         refusable = "error" in row.get("mxnet", {}) or (payload[:2] == b"\xff\xd8" and b"\xff\xd9" not in payload)
-        assert refusable, f"key {key}: {error}"
+        if not refusable:
+            raise AssertionError(f"key {key}: {problem}") from problem
         return
     if _sha(image) in allowed:
         return
     name = f"rgb_{key}"
-    assert _odd_jpeg(payload) and name in pixels, f"key {key}: the pixels differ from every reference decoder's"
+    assert name in pixels, f"key {key}: the pixels differ from every reference decoder's"
+    assert _odd_jpeg(payload), f"key {key}: the pixels of an ordinary picture differ"
     difference = int(np.abs(image.astype(int) - pixels[name].astype(int)).max())
     assert difference <= 2, f"key {key}: pixels differ by up to {difference}"
 
@@ -76,7 +79,7 @@ def _check_labels(key: Any, got: np.ndarray, row: dict[str, Any]) -> None:
         return
     digest = next(value for name, value in expected.items() if "sha256" in name)
     count = next(value for name, value in expected.items() if "sha256" not in name)
-    assert len(got) == count and _sha(got.astype("<f4")) == digest, f"key {key}: {len(got)} labels differ"
+    assert (len(got), _sha(got.astype("<f4"))) == (count, digest), f"key {key}: {len(got)} labels differ"
 
 
 def _check_set(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -104,7 +107,8 @@ def run_expect(case: Case) -> None:
     expect = case.expect
     if "rows" not in expect and "key" not in expect:
         file = RecordFile(case.path)
-        assert len(file) == expect["records"] and file.size == expect["bytes"], f"{len(file)} records, {file.size} bytes"
+        facts = {"records": len(file), "bytes": file.size}
+        assert facts == {name: expect[name] for name in facts}, f"found {facts}"
         return
     if "rows" not in expect:
         return _run_columns(case)

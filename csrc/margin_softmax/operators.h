@@ -1,0 +1,70 @@
+// The operators' entry points, the same for every device: check the arguments, make the outputs, call the backend.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include <tuple>
+
+#include "problem.h"
+
+namespace facex {
+
+// `Backend` has static functions
+//   at::Tensor forward(const Problem&)                                          neg [B]
+//   void backward(const Problem&, const Upstream&, at::Tensor& dx, at::Tensor& dweight, bool accumulate, at::Tensor&
+//   dbias) at::Tensor empty(at::IntArrayRef, const at::TensorOptions&)                 memory for a large gradient
+// where dx [B, D] and dbias (undefined without a bias) come zeroed, and dweight is added to where `accumulate`.
+template <typename Backend>
+struct Operators {
+  using Optional = std::optional<at::Tensor>;
+
+  static at::Tensor cosine_logsumexp(const at::Tensor& x, const at::Tensor& weight, const Optional& excluded,
+                                     const Optional& threshold, const Optional& hard_t, const Optional& bias,
+                                     const Optional& subset, double scale, std::string_view rule, bool normalize,
+                                     std::string_view compute_dtype) {
+    return Backend::forward(
+        Problem({x, weight, excluded, threshold, hard_t, bias, subset, scale, rule, normalize, compute_dtype}));
+  }
+
+  static std::tuple<at::Tensor, at::Tensor> cosine_logsumexp_backward_into(
+      const at::Tensor& x, const at::Tensor& weight, const at::Tensor& lse, const at::Tensor& grad_neg,
+      const Optional& excluded, const Optional& excluded_grad, const Optional& threshold, const Optional& hard_t,
+      const Optional& bias, const Optional& subset, double scale, std::string_view rule, bool normalize,
+      std::string_view compute_dtype, at::Tensor& dweight) {
+    const Problem p({x, weight, excluded, threshold, hard_t, bias, subset, scale, rule, normalize, compute_dtype});
+    check_gradient_buffer(p, dweight);
+    return run(p, Upstream(p, lse, grad_neg, excluded_grad), dweight, true);
+  }
+
+  static std::tuple<at::Tensor, at::Tensor, at::Tensor> cosine_logsumexp_backward(
+      const at::Tensor& x, const at::Tensor& weight, const at::Tensor& lse, const at::Tensor& grad_neg,
+      const Optional& excluded, const Optional& excluded_grad, const Optional& threshold, const Optional& hard_t,
+      const Optional& bias, const Optional& subset, double scale, std::string_view rule, bool normalize,
+      std::string_view compute_dtype) {
+    const Problem p({x, weight, excluded, threshold, hard_t, bias, subset, scale, rule, normalize, compute_dtype});
+    at::Tensor dweight = Backend::empty({p.columns, p.dim}, p.x.options());
+    auto [dx, dbias] = run(p, Upstream(p, lse, grad_neg, excluded_grad), dweight, false);
+    return {dx, dweight, dbias};
+  }
+
+  static void implement(torch::Library& m) {
+    m.impl("cosine_logsumexp", &cosine_logsumexp);
+    m.impl("cosine_logsumexp_backward", &cosine_logsumexp_backward);
+    m.impl("cosine_logsumexp_backward_into", &cosine_logsumexp_backward_into);
+  }
+
+ private:
+  static std::tuple<at::Tensor, at::Tensor> run(const Problem& p, const Upstream& up, at::Tensor& dweight,
+                                                bool accumulate) {
+    at::Tensor dx = at::zeros_like(p.x), dbias = at::zeros({p.bias.defined() ? p.columns : 0}, p.x.options()), none;
+    if (p.batch > 0) {
+      Backend::backward(p, up, dx, dweight, accumulate, p.bias.defined() ? dbias : none);
+    } else if (!accumulate) {
+      dweight.zero_();
+    }
+    return {dx, dbias};
+  }
+};
+
+}  // namespace facex
