@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # DeepSpeed builds a small helper for CPU collectives at its first use; keep it beside the environment.
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/$(VENV)/torch_extensions
 
-.PHONY: setup build test golden lint format demo cuda cuda-check gpu mxnet-env soak clean system
+.PHONY: setup build test golden lint format demo cuda gpu mxnet-env soak clean system
 
 setup: $(VENV)/.built
 
@@ -63,9 +63,7 @@ soak: setup
 
 # The CUDA extension in an environment of its own: compiles for sm_80 and sm_90 and checks that every op has a kernel.
 cuda: .venv-cuda/.installed
-	mkdir -p .venv-cuda/src
-	FACEX_CUDA=1 TORCH_CUDA_ARCH_LIST="8.0;9.0" MAX_JOBS=2 .venv-cuda/bin/python setup.py -q build_ext --build-lib .venv-cuda/lib-facex --build-temp .venv-cuda/build
-	cp -r facex/. .venv-cuda/lib-facex/facex/ && rm -f .venv-cuda/lib-facex/facex/_C*.so.bak
+	FACEX_CUDA=1 TORCH_CUDA_ARCH_LIST="8.0;9.0" .venv-cuda/bin/python setup.py -q build --build-lib .venv-cuda/lib-facex
 	PYTHONPATH=.venv-cuda/lib-facex .venv-cuda/bin/python -P tests/cuda_build_check.py
 
 .venv-cuda/.installed: constraints.txt | system

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from facex.errors import ConfigError
 from facex.heads.margins import Margin
-from facex.methods import Batch, Context, Embedding, Format, HeadSpec, InputSpec, Method, Update, Visuals
-from facex.methods.formats import bare_format, prefixed_format
+from facex.layouts import recognise_official, recogniser_formats
+from facex.methods import Batch, Context, Embedding, Format, Group, HeadSpec, InputSpec, Method, Update, Visuals
 from facex.methods.method import Nets
 from facex.models import create_backbone
-from facex.models.iresnet import architecture_of
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 class Recogniser(Method):
@@ -30,6 +31,8 @@ class Recogniser(Method):
         bias: a plain softmax with bias.
         normalize: cosines (True) or plain dot products.
         ignore_unlabelled: rows labelled -1 neither cost nor count.
+        norm_decay: weight decay on the parameters of normalisation layers too (insightface); False: on all others only,
+            biases and PReLU slopes included (AdaFace).
         head_options: further options of MarginHead by name.
     """
 
@@ -45,6 +48,7 @@ class Recogniser(Method):
         bias: bool = False,
         normalize: bool = True,
         ignore_unlabelled: bool = True,
+        norm_decay: bool = True,
         head_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -61,11 +65,24 @@ class Recogniser(Method):
             ignore_unlabelled=ignore_unlabelled,
             options=dict(head_options or {}),
         )
+        self.norm_decay = norm_decay
         self._lengths: Tensor | None = None  # of the last training micro-batch, for the histogram
 
     def networks(self) -> dict[str, nn.Module]:
         """One network: `backbone`."""
         return {"backbone": self.backbone}
+
+    def param_groups(self, network: str) -> list[Group]:
+        """One group; with `norm_decay=False` the normalisation layers are a second one without weight decay."""
+        if self.norm_decay:
+            return super().param_groups(network)
+        layers = [m for m in self.networks()[network].modules() if isinstance(m, _NORMS)]
+        norms = {id(p) for m in layers for p in m.parameters(recurse=False)}
+        parameters = [p for p in self.networks()[network].parameters() if p.requires_grad]
+        return [
+            Group([p for p in parameters if id(p) not in norms]),
+            Group([p for p in parameters if id(p) in norms], name="norms", weight_decay=0.0),
+        ]
 
     def training_step(self, batch: Batch, ctx: Context) -> Iterator[Update]:
         """Embed, and leave the loss to the head."""
@@ -95,23 +112,13 @@ class Recogniser(Method):
         return self.backbone
 
     def formats(self) -> list[Format]:
-        """insightface's `model.pt` (the bare backbone), and the same under DataParallel's or DDP's prefix."""
-        keys = list(self.backbone.state_dict())
-        return [
-            bare_format("insightface", "backbone", keys, "insightface model.pt: the backbone's state dict"),
-            prefixed_format("insightface-ddp", "backbone", keys, "module.", describe="model.pt saved from inside DDP"),
-        ]
+        """The official layouts of insightface, AdaFace and CVLface that hold this backbone (facex.layouts)."""
+        return recogniser_formats(list(self.backbone.state_dict()))
 
     @classmethod
     def recognise(cls, state: Mapping[str, Any]) -> dict[str, Any] | None:
-        """insightface's bare IResNet, with or without DDP's prefix."""
-        for prefix in ("", "module."):
-            found = architecture_of(state, prefix)
-            if found is not None:
-                depth, embedding_size = found
-                margin = {"class_path": "facex.heads.margins.ArcFace"}
-                return {"margin": margin, "backbone": f"r{depth}", "embedding_size": embedding_size}
-        return None
+        """A file of insightface, AdaFace or CVLface with a published backbone."""
+        return recognise_official(state)
 
 
 def build_backbone(name: str, embedding_size: int, input: InputSpec, options: dict[str, Any]) -> nn.Module:

@@ -33,7 +33,10 @@ def main(argv: list[str]) -> int:
     name = "demo" if options.method == "magface" else f"demo-{options.method}"
     output = Path(options.output or Path("runs") / name)
     start = time.perf_counter()
-    _step("rendered faces", ["synth", str(DATA), "--identities", options.identities, "--images-per-identity", options.images])
+    _step(
+        "rendered faces",
+        ["synth", str(DATA), "--identities", options.identities, "--images-per-identity", options.images],
+    )
     _train(config, output)
     _step(
         "verification on identities never seen in training",
@@ -78,7 +81,9 @@ def _step(title: str, arguments: list[object]) -> None:
 
 
 def _run(title: str, command: list[str], environment: dict[str, str]) -> None:
-    shown = " ".join(["facex", *command[3:]] if command[1:3] == ["-m", "facex"] else [Path(command[0]).name, *command[1:]])
+    shown = " ".join(
+        ["facex", *command[3:]] if command[1:3] == ["-m", "facex"] else [Path(command[0]).name, *command[1:]]
+    )
     print(f"\n== {title}\n$ {shown}", flush=True)
     code = subprocess.run(command, env=environment, check=False).returncode
     if code:

@@ -40,6 +40,15 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--uneven-folds", action="store_true", help="accept pairs that do not divide into the folds")
     parser.add_argument("--far", type=float, nargs="+", default=[1e-2, 1e-3], help="false accept rates for TAR")
     parser.add_argument(
+        "--erc",
+        action="store_true",
+        help="error versus reject by the method's quality (MagFace, AdaFace: the magnitude)",
+    )
+    parser.add_argument("--erc-fmr", type=float, default=1e-3, help="false match rate of --erc")
+    parser.add_argument(
+        "--erc-nominal", action="store_true", help="MagFace's nominal threshold for --erc, not the measured rate"
+    )
+    parser.add_argument(
         "--on-error", choices=["raise", "grey"], default="raise", help="for pictures that do not decode"
     )
     parser.add_argument("--batch-size", type=int, default=64, help="pictures of one forward pass")
@@ -54,6 +63,8 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--best and --step N exclude each other: which checkpoint is meant?")
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size {options.batch_size}: at least one picture is needed")
+    if not 0 < options.erc_fmr < 1:
+        raise ConfigError(f"--erc-fmr {options.erc_fmr}: a false match rate lies between 0 and 1")
     with _quiet_stdout(options.json == "-") as write:
         results, page = _evaluate(options)
         if options.json:
@@ -101,7 +112,19 @@ def print_table(results: Results) -> None:
         table.add_row(
             row["set"], row["network"].replace("_", " "), accuracy, *tars, number(row["auc"]), speed, style=style
         )
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    curves = [(name, n, r.reject) for n, sets in results.items() for name, r in sets.items() if r.reject is not None]
+    if curves:
+        from facex.eval.quality_page import reject_table
+
+        header, body = reject_table(curves)
+        table = Table(title="error versus reject: FNMR (measured FMR)", title_justify="left")
+        for i, title in enumerate(header):
+            table.add_column(title, justify="left" if i < 2 else "right", no_wrap=True)
+        for kind, cells in body:
+            table.add_row(*cells, style="bold" if kind == "trained" else None)
+        console.print(table)
 
 
 def _evaluate(options: Namespace) -> tuple[Results, Path | None]:
@@ -139,7 +162,19 @@ def _evaluate(options: Namespace) -> tuple[Results, Path | None]:
             untrained = build_method(open_checkpoint(run.path, verify=False))
         results["untrained"] = network(untrained)
     results["trained"] = network(run.method)
+    if options.erc:
+        _reject(results, options.erc_fmr, options.erc_nominal)
     return results, _report(options, run, results, sets) if options.report else None
+
+
+def _reject(results: Results, fmr: float, nominal: bool) -> None:
+    """Add error versus reject to every network that has a quality; the trained one must."""
+    from facex.eval.run import reject_curve
+
+    for network, by_set in results.items():
+        for result in by_set.values():
+            if result.quality is not None or network == "trained":
+                result.reject = reject_curve(result, fmr, nominal)
 
 
 def _report(options: Namespace, run: Any, results: Mapping[str, Mapping[str, SetResult]], sets: list[Any]) -> Path:

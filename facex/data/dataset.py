@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from facex.data.decoding import Decoder, NativeDecode, OnError
 from facex.data.imageio import MAX_PIXELS
 from facex.errors import ConfigError, DataError
 from facex.methods.batch import Field
+
+if TYPE_CHECKING:
+    from facex.data.sources.synthetic import SyntheticSet
 
 IGNORED = -1  # label of a row that neither costs nor counts
 
@@ -233,8 +236,9 @@ def open_dataset(
     num_classes: int | None = None,
     allow_ignored: bool = False,
     root: str | os.PathLike[str] | None = None,
-) -> FaceSet:
-    """Open a training set: a RecordIO folder or `.rec` file, an image folder (a class a subfolder), or a list file.
+) -> FaceSet | SyntheticSet:
+    """Open a training set: a RecordIO folder or `.rec` file, an image folder (a class a subfolder), a list file, or
+    `synthetic:CLASSES[xIMAGES]` (noise, for measuring speed).
 
     `color`: channel order to deliver, "rgb" (default) or "bgr". `size`: (height, width) to resize every image to;
     unset, an image of another size than the set's is an error. `fields`: image and label, and companion fields by name
@@ -247,6 +251,7 @@ def open_dataset(
     from facex.data.sources.imagefolder import open_image_folder
     from facex.data.sources.listfile import open_list
     from facex.data.sources.recordset import find_records, open_record_set
+    from facex.data.sources.synthetic import PREFIX, open_synthetic
 
     if color not in (None, "rgb", "bgr"):
         raise ConfigError(f"color is {color!r}, expected 'rgb' or 'bgr'")
@@ -261,6 +266,8 @@ def open_dataset(
         num_classes,
         allow_ignored,
     )
+    if os.fspath(path).startswith(PREFIX):
+        return open_synthetic(os.fspath(path), options)
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")

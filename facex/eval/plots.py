@@ -110,6 +110,28 @@ def quality_histogram(values: np.ndarray, title: str) -> bytes:
     return out.getvalue()
 
 
+def reject_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, ylabel: str) -> bytes:
+    """FNMR over the share of pairs rejected; `curves` gives (rates [m], fnmr [m], NaN left out) by network. The dashed
+    line is what rejecting at random keeps."""
+    with _figure(5.2, 4.0) as (figure, axes, out):
+        top = 0.0
+        for name, (rates, fnmr) in curves.items():
+            known = ~np.isnan(fnmr)
+            if not known.any():
+                continue
+            axes.plot(rates[known], fnmr[known], marker="o", markersize=3.5, label=_label(name), color=_color(name))
+            axes.axhline(float(fnmr[known][0]), color=_color(name), linestyle="--", linewidth=0.9, alpha=0.6)
+            top = max(top, float(fnmr[known].max()))
+        axes.set(title=title, xlabel="pairs of lowest quality rejected", ylabel=ylabel)
+        axes.set(xlim=(-0.015, 1), ylim=(-0.02 * (top or 1), 1.25 * (top or 1)))
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="upper right")
+        else:
+            axes.annotate("too few impostor pairs to measure", (0.5, 0.5), xycoords="axes fraction", ha="center")
+        _save(figure, out)
+    return out.getvalue()
+
+
 def _smooth(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     width = max(len(values) // 40, 2)
     kernel = np.ones(width) / width

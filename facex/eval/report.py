@@ -14,6 +14,7 @@ import numpy as np
 from facex import __version__
 from facex.data.verification import VerificationSet
 from facex.eval import page, plots
+from facex.eval.quality_page import reject_section
 from facex.eval.run import SetResult
 from facex.files import write_json, write_text
 
@@ -59,6 +60,7 @@ def write_report(folder: str | Path, report: Report) -> Path:
         *_training(report.metrics),
     ]
     parts += _quality(report, trained)
+    parts += reject_section(report.results)
     if report.pictures:
         parts += _hardest(report, trained)
     text = page.page(

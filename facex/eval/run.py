@@ -14,9 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from facex.data.memfile import is_memfile, open_memfile
 from facex.data.verification import OnError, VerificationSet, load_bin
 from facex.errors import ConfigError, FacexError
 from facex.eval.folds import fold_bounds
+from facex.eval.quality import RejectCurve, error_versus_reject, pair_quality
 from facex.eval.verification import PairResult, evaluate_pairs
 from facex.inference.embed import embed_batch, evaluation_mode
 from facex.methods import Embedding, Method
@@ -34,6 +36,7 @@ class SetResult:
     issame: np.ndarray  # bool [pairs]
     quality: np.ndarray | None = None  # float32 [2 * pairs]
     images_per_second: float | None = None
+    reject: RejectCurve | None = None  # error versus reject, where it was asked for
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers, accuracy first."""
@@ -42,17 +45,20 @@ class SetResult:
             numbers["images/s"] = self.images_per_second
         if self.quality is not None:
             numbers["quality_mean"] = float(self.quality.mean())
+        if self.reject is not None:
+            numbers["error_versus_reject"] = self.reject.summary()
         return numbers
 
 
 def load_bins(
     bins: Sequence[str | Path | VerificationSet], folds: int = 10, uneven_folds: bool = False
 ) -> list[VerificationSet]:
-    """Read verification sets and check that they make the folds: a mistake shows before anything is computed.
+    """Read verification sets (`.bin` files, or AdaFace's memory-mapped folders ROOT/NAME) and check that they make the
+    folds: a mistake shows before anything is computed.
 
     Raises VerificationSetError for a bad file or folds that do not fit, ConfigError for two sets of one name.
     """
-    sets = [b if isinstance(b, VerificationSet) else load_bin(b) for b in bins]
+    sets = [b if isinstance(b, VerificationSet) else open_memfile(b) if is_memfile(b) else load_bin(b) for b in bins]
     for i, one in enumerate(sets):
         if one.name in [other.name for other in sets[:i]]:
             raise ConfigError(f"two verification sets are called {one.name!r}; rename one of the files")
@@ -107,6 +113,15 @@ def evaluate_set(
     pairs = evaluate_pairs(found.vector.numpy(), one.issame, folds, fars=fars, uneven_folds=uneven_folds)
     quality = None if found.quality is None else found.quality.numpy()
     return SetResult(one.name, pairs, one.issame, quality, len(one.entries) / max(seconds, 1e-9))
+
+
+def reject_curve(result: SetResult, fmr: float = 1e-3, nominal_fmr: bool = False) -> RejectCurve:
+    """Error versus reject of one network on one set, by the lower quality of each pair; thresholds are squared
+    distances. Raises ConfigError for a method without quality."""
+    if result.quality is None:
+        raise ConfigError(f"{result.name}: the method gives no quality, so no pair can be rejected by it")
+    quality = pair_quality(result.quality)
+    return error_versus_reject(-result.pairs.scores, result.issame, quality, fmr=fmr, nominal_fmr=nominal_fmr)
 
 
 def embed_set(

@@ -152,13 +152,10 @@ def _check(embeddings: np.ndarray, templates: np.ndarray, media: np.ndarray, **b
         wanted = shape if name == "flipped" else shape[:1]
         if values is not None and np.shape(values) != wanted:
             raise DataError(f"{name} of shape {np.shape(values)} for embeddings of shape {shape}")
-    for name, rows in (
-        ("embeddings", embeddings),
-        ("flipped", beside.get("flipped")),
-        ("detector_scores", beside.get("detector_scores")),
-    ):
+    flipped, weights = beside.get("flipped"), beside.get("detector_scores")
+    for name, rows in (("embeddings", embeddings), ("flipped", flipped), ("detector_scores", weights)):
         for start in range(0, shape[0] if rows is not None else 0, _BLOCK):
-            part = rows[start : start + _BLOCK].reshape(-1, shape[1] if name != "detector_scores" else 1)
-            bad = ~np.isfinite(part).all(1)
+            part = np.asarray(rows[start : start + _BLOCK] if rows is not None else 0)
+            bad = ~np.isfinite(part.reshape(len(part), -1)).all(1)
             if bad.any():
                 raise DataError(f"{name}: image {start + int(np.argmax(bad))} holds NaN or infinity")

@@ -15,8 +15,8 @@ HeadLayout = Literal["CD", "DC"]
 
 
 def bare_format(name: str, network: str, keys: Sequence[str], describe: str = "") -> Format:
-    """The network's own state dict and nothing else. `keys` are the network's names."""
-    return prefixed_format(name, network, keys, "", describe=describe)
+    """The network's own state dict and nothing else, the file itself. `keys` are the network's names."""
+    return prefixed_format(name, network, keys, "", describe=describe, container="")
 
 
 def prefixed_format(
@@ -27,13 +27,22 @@ def prefixed_format(
     head_key: str | None = None,
     head_layout: HeadLayout = "CD",
     describe: str = "",
+    head_required: bool = True,
+    margin_keys: Mapping[str, str] | None = None,
+    constants: Mapping[str, Tensor] | None = None,
+    container: str = "state_dict",
 ) -> Format:
     """Every name of the network under `prefix`, plus class centres under `head_key` (stored [C, D] or [D, C]).
+
+    `margin_keys`: the file's names of the margin's running values -> the margin's own; read into, and written from,
+    `meta["margin"]`. `constants`: entries that the official code keeps and never uses; written beside class centres.
+    `head_required`: writing without class centres is an error.
 
     Recognised when the head's key, or at least half of the network's names, are there under the prefix. Reading takes
     everything under the prefix as the network's: what is missing or left over is found when it is loaded, strictly.
     """
     own = [prefix + key for key in keys]
+    running, unused = dict(margin_keys or {}), dict(constants or {})
 
     def recognise(state: dict[str, Any]) -> bool:
         if head_key is not None and head_key in state:
@@ -41,27 +50,32 @@ def prefixed_format(
         return 2 * sum(key in state for key in own) >= len(own)
 
     def read(state: dict[str, Any]) -> dict[str, Any]:
-        inside = {
-            key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix) and key != head_key
-        }
-        outside = [key for key in state if not key.startswith(prefix) and key != head_key]
+        beside = {head_key, *running, *unused}
+        inside = {key[len(prefix) :]: v for key, v in state.items() if key.startswith(prefix) and key not in beside}
+        outside = [key for key in state if not key.startswith(prefix) and key not in beside]
         if outside:
             raise CheckpointError(f"{name}: keys that do not belong to this layout: {shorten(outside)}")
         head = state.get(head_key) if head_key is not None else None
         if head is not None and head_layout == "DC":
             head = head.T.contiguous()
-        return {"networks": {network: inside}, "head": head, "meta": {}}
+        margin = {own_name: state[key] for key, own_name in running.items() if key in state}
+        return {"networks": {network: inside}, "head": head, "meta": {"margin": margin} if margin else {}}
 
     def write(content: dict[str, Any]) -> dict[str, Any]:
         state: dict[str, Any] = {prefix + key: value for key, value in content["networks"][network].items()}
         head: Tensor | None = content.get("head")
-        if head_key is not None:
-            if head is None:
+        if head_key is None:
+            return state
+        if head is None:
+            if head_required:
                 raise CheckpointError(f"{name} holds class centres ({head_key}), but there are none to write")
-            state[head_key] = head.T.contiguous() if head_layout == "DC" else head
-        return state
+            return state
+        state[head_key] = head.T.contiguous() if head_layout == "DC" else head
+        margin = content.get("meta", {}).get("margin", {})
+        values = {key: margin[own_name] for key, own_name in running.items() if own_name in margin}
+        return {**state, **({key: v.clone() for key, v in unused.items()} if values else {}), **values}
 
-    return Format(name, recognise, read, write, describe)
+    return Format(name, recognise, read, write, describe, container)
 
 
 def compare(

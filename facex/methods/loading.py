@@ -137,7 +137,7 @@ def choose_format(method: Method, state: Mapping[str, Tensor], name: str | None,
     known = ", ".join(f.name for f in formats) or "none"
     raise CheckpointError(
         f"{where}: not a layout that {type(method).__name__} reads ({known}). Its names: {shorten(list(state))}. "
-        "Another architecture, or another method's file?"
+        f"Another architecture, or another method's file?{_looks_like(state)}"
     )
 
 
@@ -154,12 +154,19 @@ def load_network(
         if unexpected:
             lines.append(f"  left over in the file: {shorten(unexpected)}")
         lines += [f"  {key}: the file has {got}, the network {want}" for key, want, got in shapes[:4]]
-        lines.append("  Check the backbone, the embedding size and the input size.")
+        lines.append(f"  Check the backbone, the embedding size and the input size.{_looks_like(state)}")
         raise CheckpointError("\n".join(lines))
     misfits = {key for key, _, _ in shapes}
     fitting = {key: value for key, value in state.items() if key in own and key not in misfits}
     module.load_state_dict(fitting, strict=False)
     return LoadReport(f"{where} -> {network}", sorted(fitting), sorted({*missing, *misfits}), sorted(unexpected))
+
+
+def _looks_like(state: Mapping[str, Tensor]) -> str:
+    from facex.models import identify_backbone
+
+    found = identify_backbone(state)
+    return f" The file looks like {found}." if found else ""
 
 
 def _load(method: Method, source: Source) -> LoadReport:

@@ -161,7 +161,8 @@ class Format:
     """An official checkpoint layout: recognised by its keys, read strictly, written back.
 
     `recognise(state)` looks at the flat {key: tensor} mapping of a file. `read(state)` returns
-    {"networks": {name: state_dict}, "head": Tensor [C, D] | None, "meta": dict}; `write` is its inverse.
+    {"networks": {name: state_dict}, "head": Tensor [C, D] | None, "meta": dict}; `write` is its inverse. `container`: the
+    name under which a torch file of this layout keeps the mapping ("" = the file is the mapping).
     """
 
     name: str
@@ -169,6 +170,7 @@ class Format:
     read: Callable[[dict[str, Any]], dict[str, Any]]
     write: Callable[[dict[str, Any]], dict[str, Any]]
     describe: str = ""
+    container: str = "state_dict"
 
 
 @dataclass

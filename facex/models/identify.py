@@ -31,6 +31,8 @@ _VITS = {
     (512, 24, 8, 3.0): "vit_b_patch8",
 }
 
+_MOBILE: dict[tuple[int, ...], str] = {(4, 6, 2): "mbf", (8, 12, 4): "mbf_large"}  # by residual blocks
+
 
 @dataclass(frozen=True)
 class Identified:
@@ -82,7 +84,7 @@ def _mobilefacenet(state: Mapping[str, Any], prefix: str) -> Identified | None:
     if linear is None or f"{prefix}conv_sep.layers.0.weight" not in state:
         return None
     counts = tuple(_count(state, f"{prefix}layers.{i}.layers.{{}}.layers.0.layers.0.weight") for i in (3, 5, 7))
-    name = {(4, 6, 2): "mbf", (8, 12, 4): "mbf_large"}.get(counts)
+    name = _MOBILE.get(counts)
     return Identified(name, int(linear.shape[0]), prefix) if name else None
 
 

@@ -150,7 +150,9 @@ class IR(nn.Module):
         stem, *stages = (scaled(c, width) for c in (64, 64, 128, 256, 512))
         stages = [4 * c for c in stages] if bottleneck else stages
         height, breadth = map_size(self.input_size)
-        self.input_layer = nn.Sequential(nn.Conv2d(3, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem), nn.PReLU(stem))
+        self.input_layer = nn.Sequential(
+            nn.Conv2d(3, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem), nn.PReLU(stem)
+        )
         self.output_layer = nn.Sequential(
             nn.BatchNorm2d(stages[-1]),
             nn.Dropout(DROPOUT if dropout is None else dropout),

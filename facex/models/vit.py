@@ -33,7 +33,9 @@ class Draws(NamedTuple):
     """The random numbers of one training pass; None where the network needs none."""
 
     noise: Tensor | None  # float32 [B, tokens], uniform: the tokens with the smallest values are kept
-    keep: Tensor | None  # float32 [branches, B]: 1 = the residual branch is kept; two rows a block whose rate is above 0
+    keep: (
+        Tensor | None
+    )  # float32 [branches, B]: 1 = the residual branch is kept; two rows a block whose rate is above 0
 
 
 class Attention(nn.Module):
@@ -121,7 +123,14 @@ _H = {"embed_dim": 1024, "depth": 48, "activation_checkpointing": True}
 @register_backbone("vit_h", "insightface's ViT-H, checkpointed", **_H, drop_path_rate=0.1, mask_ratio=0.0)
 @register_backbone("vit_s_patch8", "CVLface's small ViT", **_S, patch_size=8, mlp_ratio=5.0, mask_ratio=0.0)
 @register_backbone(
-    "vit_b_patch8", "CVLface's base ViT", embed_dim=512, depth=24, num_heads=16, patch_size=8, mlp_ratio=3.0, mask_ratio=0.0
+    "vit_b_patch8",
+    "CVLface's base ViT",
+    embed_dim=512,
+    depth=24,
+    num_heads=16,
+    patch_size=8,
+    mlp_ratio=3.0,
+    mask_ratio=0.0,
 )
 class VisionTransformer(nn.Module):
     """ViT: float32 images [B, 3, H, W] -> embeddings float32 [B, embedding_size].

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 
@@ -76,14 +77,19 @@ class LayerStack:
         points = np.concatenate(self._points) @ matrix[:, :2].T + matrix[:, 2]
         offsets = np.zeros(len(self._points) + 1, np.int32)
         np.cumsum([len(p) for p in self._points], out=offsets[1:])
-        rows = np.array(self._rows, np.float64)
+        rows = np.fromiter(chain.from_iterable(self._rows), np.float64, 16 * len(self._rows)).reshape(-1, 16)
         scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
         kinds = rows[:, 1]
         placed = (kinds == STRANDS) | (kinds == ROUND) | (kinds == EYEBALL)
         rows[placed, 8:10] = rows[placed, 8:10] @ matrix[:, :2].T + matrix[:, 2]
         rows[placed, 10] *= scale
         rows[placed & (kinds != EYEBALL), 11] *= scale
-        splats = np.concatenate([np.array(self._splats, np.float64).reshape(-1, 9), *self._spots])
+        splats = np.concatenate(
+            [
+                np.fromiter(chain.from_iterable(self._splats), np.float64, 9 * len(self._splats)).reshape(-1, 9),
+                *self._spots,
+            ]
+        )
         splats[:, :2] = splats[:, :2] @ matrix[:, :2].T + matrix[:, 2]
         splats[:, 2:4] *= scale
         splats[:, 4] += np.arctan2(matrix[1, 0], matrix[0, 0])

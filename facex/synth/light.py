@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,7 @@ class Shot:
 def make_shot(seed: int, identity: int, index: int, brightness: float) -> Shot:
     """How the camera renders a face whose lit skin has linear luminance `brightness`: exposure is half automatic."""
     d = Draws(seed, CAMERA, identity, index)
-    exposure = (0.34 / max(brightness, 0.02)) ** 0.62 * float(np.exp(d.normal(0.0, 0.24)))
+    exposure = (0.34 / max(brightness, 0.02)) ** 0.62 * math.exp(d.normal(0.0, 0.24))
     cast = np.array([d.normal(1, 0.05), d.normal(1, 0.02), d.normal(1, 0.07)])
     saturation = d.choice((d.uniform(0.75, 1.3), 0.0), (30, 1))
     soft = d.choice((d.uniform(0.2, 0.6), d.uniform(0.5, 1.0)), (4, 1))

@@ -71,7 +71,9 @@ class SynthFace:
 
     def jpeg(self) -> bytes:
         """The picture as a JPEG file, compressed as strongly as its camera did."""
-        done, data = cv2.imencode(".jpg", self.image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, self.quality])
+        done, data = cv2.imencode(
+            ".jpg", cv2.cvtColor(self.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, self.quality]
+        )
         if not done:
             raise RuntimeError("OpenCV cannot encode JPEG on this machine")
         return data.tobytes()

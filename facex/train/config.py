@@ -119,8 +119,9 @@ class HeadConfig:
 
     sample_rate: float | None = None
     """Share of the classes that take part at a step (Partial FC)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the products with the class centres; weights and sums stay fp32."""
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    """Precision of the products with the class centres. bf16: weights and sums stay fp32. fp64: slow; every sum then rounds
+    alike however the classes are shared out, so that runs on different numbers of ranks can be compared bit for bit."""
     optimizer: OptimizerConfig | None = None
     """Optimizer of the class centres."""
     lr_scale: float = 1.0

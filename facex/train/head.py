@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from facex.errors import ConfigError
@@ -43,7 +44,8 @@ class TrainedHead:
             "bias": spec.bias,
             "normalize": spec.normalize,
             "ignore_unlabelled": spec.ignore_unlabelled,
-            "precision": config.precision,
+            "precision": "fp32" if config.precision == "fp64" else config.precision,
+            "dtype": torch.float64 if config.precision == "fp64" else torch.float32,
             "sparse_update": config.sparse_update,
             "seed": seed,
             **spec.options,

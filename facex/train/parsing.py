@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import inspect
 import json
 import re
 from dataclasses import dataclass
@@ -49,11 +51,13 @@ def parse(argv: list[str]) -> Parsed:
     if method is not None:
         load_method(method)
     parser = build_parser()
-    argv = _help_of_method(argv, method)
+    if method is not None and ("--help" in argv or "-h" in argv):
+        parser.print_help()  # the run's options, then the method's own
+        argv = [f"--method.help={method}"]
     try:
         cfg = parser.parse_args(argv)
     except Exception as error:
-        raise ConfigError(explain(str(error), parser, argv)) from error
+        raise ConfigError(explain(str(error), parser)) from error
     if block is not None:
         cfg.deepspeed = block
     return _build(parser, cfg)
@@ -66,7 +70,7 @@ def parse_object(options: dict[str, Any]) -> Parsed:
     try:
         cfg = parser.parse_object(options)
     except Exception as error:
-        raise ConfigError(explain(str(error), parser, [])) from error
+        raise ConfigError(explain(str(error), parser)) from error
     return _build(parser, cfg)
 
 
@@ -142,17 +146,10 @@ def _plain(value: str) -> str | None:
     return value if re.fullmatch(r"[\w.:]+", value) else None
 
 
-def _help_of_method(argv: list[str], method: str | None) -> list[str]:
-    """`--method NAME --help` shows the method's options, as `--method.help NAME` does."""
-    if method is not None and ("--help" in argv or "-h" in argv):
-        return [f"--method.help={method}"]
-    return argv
-
-
-def explain(message: str, parser: ArgumentParser, argv: list[str]) -> str:
+def explain(message: str, parser: ArgumentParser) -> str:
     """The parser's message with the nearest valid key beside every unknown one."""
     text = message.strip()
-    known = known_keys(parser)
+    known = known_keys(parser) + options_of_class(text)
     for unknown in unknown_keys(text):
         last = unknown.rsplit(".", 1)[-1]
         names = {k.rsplit(".", 1)[-1]: k for k in known}
@@ -176,6 +173,19 @@ def unknown_keys(text: str) -> list[str]:
     if found := re.search(r"(?:does not accept|No action for|not accept) (?:\w+ )*'([\w.]+)'", text):
         return [found.group(1)]
     return []
+
+
+def options_of_class(text: str) -> list[str]:
+    """The options of the class that a message is about, if it is about one."""
+    found = re.search(r"class_path '([\w.]+)'", text)
+    if found is None:
+        return []
+    module, _, name = found.group(1).rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+        return [p for p in inspect.signature(kind.__init__).parameters if p != "self"]
+    except (ImportError, AttributeError, ValueError):
+        return []
 
 
 def known_keys(parser: ArgumentParser) -> list[str]:

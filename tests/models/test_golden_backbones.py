@@ -1,4 +1,4 @@
-"""The golden cases of IResNet pass, and fail when one constant of the product is changed."""
+"""The golden cases of every architecture pass, and fail when one constant of the product is changed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from facex.models import iresnet
+from facex.models import common, ir, iresnet, mobilefacenet, vit
 from tests.golden import harness
 
 SOURCE = Path(__file__).parents[1] / "golden" / "magface"
 EVAL = "backbone_magface_iresnet18_eval"
 TRAIN = "backbone_magface_iresnet18_train"
 INSIGHTFACE = "backbone_insightface_r18_train"
+ADAFACE = "backbone_adaface_ir18_eval"
+MOBILE = "backbone_insightface_mbf_eval"
+VIT = "backbone_insightface_vit_t_eval"
+VIT_TRAIN = "backbone_insightface_vit_t_train"
+Change = Callable[[pytest.MonkeyPatch], None]
 
 
 def outcome(name: str, folder: Path) -> tuple[int, int]:
@@ -30,9 +37,14 @@ def outcome(name: str, folder: Path) -> tuple[int, int]:
     return passed, failed
 
 
-def form(name: str, **changes: object) -> Callable[[pytest.MonkeyPatch], None]:
+def form(name: str, **changes: object) -> Change:
     """Change a constant of a published form."""
     return lambda patch: patch.setitem(iresnet.FORMS, name, dataclasses.replace(iresnet.FORMS[name], **changes))
+
+
+def attribute(owner: object, name: str, value: object) -> Change:
+    """Another value for a constant or function of a module or class."""
+    return lambda patch: patch.setattr(owner, name, value)
 
 
 def stride_first(patch: pytest.MonkeyPatch) -> None:
@@ -47,7 +59,27 @@ def stride_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(iresnet.IBasicBlock, "__init__", init)
 
 
-@pytest.mark.parametrize("name", [EVAL, TRAIN, INSIGHTFACE])
+def average_shortcut(module: ir.Subsample, x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, module.stride, ceil_mode=True)
+
+
+def never_residual(module: mobilefacenet.DepthWise, x: Tensor) -> Tensor:
+    return module.layers(x)
+
+
+def gelu_mlp(module: vit.Mlp, x: Tensor) -> Tensor:
+    return module.fc2(F.gelu(module.fc1(x)))
+
+
+def unscaled(module: vit.Block, branch: Tensor, keep: Tensor | None, row: int) -> Tensor:
+    return branch if keep is None else branch * keep[row].view(-1, 1, 1)
+
+
+def other_ratio(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(vit.VisionTransformer, "kept_tokens", property(lambda net: int(net.tokens * 0.95)))
+
+
+@pytest.mark.parametrize("name", [EVAL, TRAIN, INSIGHTFACE, ADAFACE, MOBILE, VIT, VIT_TRAIN])
 def test_case_passes(name: str, tmp_path: Path) -> None:
     assert outcome(name, tmp_path) == (1, 0)
 
@@ -62,10 +94,17 @@ def test_case_passes(name: str, tmp_path: Path) -> None:
         (TRAIN, form("magface", bn_eps=1e-4)),
         (INSIGHTFACE, form("insightface", frozen_scale=False)),
         (INSIGHTFACE, form("insightface", bn_eps=1e-3)),
+        (ADAFACE, attribute(ir.Subsample, "forward", average_shortcut)),
+        (ADAFACE, attribute(ir.IR, "unit_and_norm", lambda net, x: (net(x), net(x).norm(dim=1, keepdim=True)))),
+        (MOBILE, attribute(mobilefacenet.DepthWise, "forward", never_residual)),
+        (MOBILE, attribute(mobilefacenet, "scaled", lambda c, w: common.scaled(c, w) // (2 if c == 512 else 1))),
+        (VIT, attribute(vit.Mlp, "forward", gelu_mlp)),
+        (VIT, attribute(vit, "FEATURE_EPS", 1e-3)),
+        (VIT_TRAIN, attribute(vit.Block, "_dropped", unscaled)),
+        (VIT_TRAIN, other_ratio),
+        (VIT_TRAIN, attribute(torch.Tensor, "argsort", lambda t, dim: torch.argsort(t, dim=dim, descending=True))),
     ],
 )
-def test_a_changed_constant_fails(
-    name: str, change: Callable[[pytest.MonkeyPatch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_constant_fails(name: str, change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change(monkeypatch)
     assert outcome(name, tmp_path) == (0, 1)

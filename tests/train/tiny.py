@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ class TinyFaces:
     """In-memory faces: a pattern for each class plus noise, a pure function of the sample number."""
 
     name, color, size = "tiny", "rgb", (SIZE, SIZE)
-    kinds = {"image": Field("image"), "label": Field("label")}
+    kinds: ClassVar[dict[str, Field]] = {"image": Field("image"), "label": Field("label")}
 
     def __init__(self, samples: int = 96, classes: int = 7) -> None:
         self.num_classes = classes
@@ -69,7 +69,12 @@ class TinyRecogniser(Method):
     input = InputSpec(SIZE, SIZE)
 
     def __init__(
-        self, margin: str = "arcface", dropout: float = 0.0, poison: int = -1, groups: bool = False, slow: float = 0.0
+        self,
+        margin: str = "arcface",
+        dropout: float = 0.0,
+        poison: int = -1,
+        groups: bool | str = False,
+        slow: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone = self.make_backbone(dropout)
@@ -86,9 +91,14 @@ class TinyRecogniser(Method):
     def param_groups(self, network: str) -> list[Group]:
         if not self._groups:
             return super().param_groups(network)
+        if self._groups == "frozen":
+            return [Group(list(self.backbone.conv.parameters()), "stem", frozen_until=3), Group(self.later(), "later")]
         flat = [p for p in self.backbone.parameters() if p.ndim <= 1]
         rest = [p for p in self.backbone.parameters() if p.ndim > 1]
         return [Group(rest, "rest", weight_decay_schedule="decay"), Group(flat, "flat", lr_scale=0.5, weight_decay=0.0)]
+
+    def later(self) -> list[nn.Parameter]:
+        return [p for n, p in self.backbone.named_parameters() if not n.startswith("conv.")]
 
     def schedules(self) -> dict[str, Schedule]:
         return {"decay": Schedule.cosine(0.01, 0.1)}
@@ -107,18 +117,40 @@ class TinyRecogniser(Method):
 class SmallIResNet(TinyRecogniser):
     """The real iResNet-18, narrow by default, on images of 32 pixels; class centres of unit length, as MagFace has them."""
 
-    input = InputSpec(32, 32)
-
-    def __init__(self, margin: str = "arcface", width: float = 0.25, **options: Any) -> None:
-        self._width = width
+    def __init__(self, margin: str = "arcface", width: float = 0.25, pixels: int = 32, **options: Any) -> None:
+        self._width, self._pixels = width, pixels
         super().__init__(margin, **options)
+        self.input = InputSpec(pixels, pixels)
         assert self.head is not None
         self.head.embedding_size, self.head.init = 64, "unit"
 
     def make_backbone(self, dropout: float) -> nn.Module:
         from facex.models.iresnet import IResNet
 
-        return IResNet(18, embedding_size=64, input_size=32, width=self._width, dropout=dropout)
+        return IResNet(18, embedding_size=64, input_size=self._pixels, width=self._width, dropout=dropout)
+
+
+class Wrong(TinyRecogniser):
+    """A recogniser whose training step is wrong in the way that `fault` says."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def training_step(self, batch: Batch, ctx: Any) -> Iterator[Update]:
+        embeddings = ctx.nets["backbone"](batch["image"])
+        good = Update("backbone", embeddings=embeddings, labels=batch["label"])
+        if self.fault == "name":
+            good.network = "bakbone"
+        elif self.fault == "labels":
+            good.labels = None
+        elif self.fault == "empty":
+            good = Update("backbone")
+        elif self.fault == "uneven" and int(batch.position[0]):
+            return
+        yield good
+        if self.fault == "twice":
+            yield Update("backbone", {"more": ctx.nets["backbone"](batch["image"]).square().mean()})
 
 
 class TinyPolicy(Method):

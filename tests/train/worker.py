@@ -79,17 +79,19 @@ def run(scenario: dict[str, Any], output: Path) -> dict[str, Any]:
     distributed.barrier()
     setup.open_data = lambda *_: tiny.TinyFaces(scenario.get("samples", 96), scenario.get("classes", 7))
     report: dict[str, Any] = {}
-    for stop in [*scenario.get("stops", []), None]:
-        config = build_config(scenario, folder, resume="auto", max_steps=stop)
-        trainer = Trainer(config, ranks, {})
-        try:
-            trainer.fit()
-            report |= final_state(trainer)
-        except FacexError as error:
-            report["error"] = f"{type(error).__name__}: {error}"
-            break
-        finally:
-            trainer.release()
+    try:
+        for stop in [*scenario.get("stops", []), None]:
+            config = build_config(
+                scenario, folder, resume="auto", max_steps=stop or scenario["config"]["trainer"].get("max_steps")
+            )
+            trainer = Trainer(config, ranks, {})
+            try:
+                trainer.fit()
+                report |= final_state(trainer)
+            finally:
+                trainer.release()
+    except FacexError as error:
+        report["error"] = f"{type(error).__name__}: {error}"
     if ranks.first and (folder / "metrics.jsonl").exists():
         report["metrics"] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return report
@@ -106,6 +108,14 @@ def final_state(trainer: Trainer) -> dict[str, Any]:
             n: float(sum(p.detach().double().abs().sum() for p in e.module.parameters()))
             for n, e in trainer.networks.engines.items()
         },
+        "stem": float(
+            next(iter(trainer.networks.engines.values()))
+            .module.state_dict()
+            .get("conv.weight", torch.zeros(1))
+            .double()
+            .abs()
+            .sum()
+        ),
         "head_steps": 0 if trainer.head is None else trainer.head.module.optimizer.steps,
     }
 

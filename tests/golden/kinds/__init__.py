@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from importlib.metadata import entry_points
-
+from facex.entrypoints import entries
 from tests.golden.case import Runner
 
 
@@ -14,6 +13,6 @@ def all_kinds() -> dict[str, Runner]:
     kinds: dict[str, Runner] = {}
     for module in pkgutil.iter_modules(__path__):
         kinds.update(importlib.import_module(f"{__name__}.{module.name}").KINDS)
-    for entry in entry_points(group="facex.golden_kinds"):
+    for entry in entries("facex.golden_kinds"):
         kinds.update(entry.load())
     return kinds

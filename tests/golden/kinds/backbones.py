@@ -13,7 +13,6 @@ from facex.models import backbone_names, create_backbone, get_backbone
 from facex.models.vit import Draws
 from tests.golden.case import Case
 
-
 # How a constructor argument of an official code is called here.
 OPTIONS = {
     "embedding_size": "embedding_size",
