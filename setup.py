@@ -1,8 +1,10 @@
-"""Builds the extension `facex._C` (C++ always, CUDA where there is a compiler and a CUDA build of torch); metadata: pyproject.toml.
+"""Builds the extension `facex._C` (C++ always, CUDA where there is a compiler and a CUDA build of torch); metadata:
+pyproject.toml.
 
-Environment: `FACEX_CUDA=0|1` leaves CUDA out or insists on it; `TORCH_CUDA_ARCH_LIST` names the architectures (default without a
-GPU: 8.0 and 9.0); `MAX_JOBS` the parallel compile jobs. Works with `pip install -e . --no-build-isolation` and with
-`python setup.py build_ext --inplace`; objects are kept in `build/`, one folder for each torch build, so builds are incremental.
+Environment: `FACEX_CUDA=0|1` leaves CUDA out or insists on it; `TORCH_CUDA_ARCH_LIST` names the architectures (default
+without a GPU: 8.0 and 9.0); `MAX_JOBS` the parallel compile jobs. Works with `pip install -e . --no-build-isolation`
+and with `python setup.py build_ext --inplace`; objects are kept in `build/`, one folder for each torch build, so builds
+are incremental.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
-APT = "apt-get install g++ libjpeg-turbo8-dev|libjpeg62-turbo-dev   (the JPEG package's name is the first on Ubuntu, the second on Debian)"
+APT = "apt-get install g++ libjpeg-turbo8-dev|libjpeg62-turbo-dev   (JPEG: the first on Ubuntu, the second on Debian)"
 
 
 def find_cuda_home() -> str | None:
-    """The CUDA toolkit that holds `nvcc`, or None; an `nvcc` wrapper in a bin folder is traced to the toolkit with the headers."""
+    """The CUDA toolkit that holds `nvcc`, or None; an `nvcc` wrapper in a bin folder is traced to the toolkit with the
+    headers."""
     nvcc = shutil.which("nvcc")
     candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     if nvcc:
@@ -40,7 +43,9 @@ try:
     import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 except ImportError as error:
-    sys.exit(f"facex needs torch to build its extension ({error}): install torch, then `pip install -e . --no-build-isolation`")
+    sys.exit(
+        f"facex needs torch to build its extension ({error}): install it, then `pip install -e . --no-build-isolation`"
+    )
 
 
 def compiler() -> str:
@@ -56,7 +61,10 @@ def have_jpeg(cxx: str) -> bool:
     source = "#include <cstddef>\n#include <cstdio>\n#include <jpeglib.h>\nint main() { return 0; }\n"
     test = subprocess.run([cxx, "-x", "c++", "-fsyntax-only", "-"], input=source, text=True, capture_output=True)
     if test.returncode != 0:
-        print(f"facex: jpeglib.h not found, images will be decoded by OpenCV; for the fast decoder run\n    {APT}", file=sys.stderr)
+        print(
+            f"facex: jpeglib.h not found, images will be decoded by OpenCV; for the fast decoder run\n    {APT}",
+            file=sys.stderr,
+        )
     return test.returncode == 0
 
 
@@ -67,13 +75,16 @@ def want_cuda() -> bool:
         sys.exit(f"facex: FACEX_CUDA={choice} is not understood: 0 leaves CUDA out, 1 insists on it")
     possible = CUDA_HOME is not None and torch.version.cuda is not None
     if choice == "1" and not possible:
-        why = "no CUDA toolkit with nvcc was found (set CUDA_HOME)" if CUDA_HOME is None else "this torch is a CPU build"
+        why = (
+            "no CUDA toolkit with nvcc was found (set CUDA_HOME)" if CUDA_HOME is None else "this torch is a CPU build"
+        )
         sys.exit(f"facex: FACEX_CUDA=1, but {why}")
     return possible and choice != "0"
 
 
 def cuda_wheel_dirs() -> tuple[list[str], list[str]]:
-    """Include and library folders of NVIDIA's wheels beside torch: they complete a toolkit that holds the compiler alone."""
+    """Include and library folders of NVIDIA's wheels beside torch: they complete a toolkit that holds the compiler
+    alone."""
     assert torch.version.cuda is not None
     wheels = Path(sysconfig.get_paths()["purelib"]) / "nvidia" / f"cu{torch.version.cuda.split('.')[0]}"
     folders = [wheels / "include"], [wheels / "lib"]
@@ -98,8 +109,23 @@ def extension() -> CppExtension:
     macros: list[tuple[str, str | None]] = [("FACEX_TORCH_VERSION", f'"{torch.__version__}"')]
     if jpeg:
         macros.append(("FACEX_HAVE_JPEG", None))
-    flags = {"cxx": ["-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp", "-Wall", "-Wno-unknown-pragmas"]}
-    arguments = {"libraries": ["jpeg"] if jpeg else [], "include_dirs": [str(ROOT / "csrc")], "extra_link_args": ["-fopenmp"]}
+    flags = {
+        "cxx": [
+            "-O3",
+            "-std=c++20",
+            "-fno-math-errno",
+            "-fno-trapping-math",
+            "-ffp-contract=fast",
+            "-fopenmp",
+            "-Wall",
+            "-Wno-unknown-pragmas",
+        ]
+    }
+    arguments = {
+        "libraries": ["jpeg"] if jpeg else [],
+        "include_dirs": [str(ROOT / "csrc")],
+        "extra_link_args": ["-fopenmp"],
+    }
     if cuda:
         if "TORCH_CUDA_ARCH_LIST" not in os.environ and not torch.cuda.is_available():
             os.environ["TORCH_CUDA_ARCH_LIST"] = "8.0;9.0"

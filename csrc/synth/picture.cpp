@@ -89,13 +89,19 @@ void compose(const Scene& scene, Workspace& work) {
       std::uint8_t ids[8];
       int counts[8];
       const int found = grid.coverage(x, y, ids, counts);
+      float* out = &work.image[at * 3];
+      const float *surface = &work.surface[at * kSurfaceChannels], *spots = &work.spots[at * 3];
+      if (found == 1) {
+        shade(scene, ids[0], fx, fy, surface, spots, out);
+        continue;
+      }
       float sum[3] = {};
       for (int k = 0; k < found; ++k) {
         float rgb[3];
-        shade(scene, ids[k], fx, fy, &work.surface[at * kSurfaceChannels], &work.spots[at * 3], rgb);
+        shade(scene, ids[k], fx, fy, surface, spots, rgb);
         for (int c = 0; c < 3; ++c) sum[c] += rgb[c] * static_cast<float>(counts[k]);
       }
-      for (int c = 0; c < 3; ++c) work.image[at * 3 + c] = sum[c] * share;
+      for (int c = 0; c < 3; ++c) out[c] = sum[c] * share;
     }
   }
 }
@@ -124,15 +130,14 @@ void take_picture(const Scene& scene, const std::vector<Splat>& splats, const Ca
         for (int c = 0; c < 3; ++c) image[at * 3 + c] += w * splat.rgb[c];
       });
   }
-  const float steps = static_cast<float>(camera.tone_size - 1) * 0.5f;
+  const float steps = static_cast<float>(camera.tone_size - 1) * 0.5f, last = 2.0f * steps;
   for (std::size_t at = 0; at < image.size(); at += 3) {
     float v[3];
     for (int c = 0; c < 3; ++c) v[c] = image[at + c] * camera.gain[c];
     const float grey = 0.3f * v[0] + 0.6f * v[1] + 0.1f * v[2];
     for (int c = 0; c < 3; ++c) {
       const float linear = grey + (v[c] - grey) * camera.saturation;
-      const int entry = static_cast<int>(std::clamp(linear * steps, 0.0f, 2.0f * steps));
-      image[at + c] = camera.tone[entry];
+      image[at + c] = camera.tone[static_cast<int>(std::min(std::max(linear * steps, 0.0f), last))];
     }
   }
   const float scale = static_cast<float>(size) / kFrame;
@@ -142,7 +147,8 @@ void take_picture(const Scene& scene, const std::vector<Splat>& splats, const Ca
     float speck[3];
     grain(scene.seed, static_cast<std::uint32_t>(at), speck);
     for (int c = 0; c < 3; ++c)
-      out[at + c] = static_cast<std::uint8_t>(std::clamp(image[at + c] + camera.noise * speck[c] + 0.5f, 0.0f, 255.0f));
+      out[at + c] = static_cast<std::uint8_t>(
+          static_cast<int>(std::min(std::max(image[at + c] + camera.noise * speck[c] + 0.5f, 0.0f), 255.0f)));
   }
 }
 

@@ -6,6 +6,16 @@
 
 namespace facex::synth {
 
+namespace {
+
+// For 0 <= v < 2^31; std::ceil is a function call on baseline x86-64.
+int ceil_int(float v) {
+  const int i = static_cast<int>(v);
+  return i + (static_cast<float>(i) < v);
+}
+
+}  // namespace
+
 void LayerGrid::reset(int size, int factor) {
   size_ = size;
   factor_ = factor;
@@ -31,8 +41,8 @@ void LayerGrid::fill(const float* points, int count, int id, const std::vector<L
       std::swap(ay, by);
     }
     if (!(by >= 0.0f) || !(ay < static_cast<float>(width_))) continue;
-    const int first = std::max(0, static_cast<int>(std::ceil(ay)));
-    const int last = std::min(width_ - 1, static_cast<int>(std::ceil(by)) - 1);
+    const int first = ay <= 0.0f ? 0 : ceil_int(ay);
+    const int last = by >= static_cast<float>(width_) ? width_ - 1 : ceil_int(by) - 1;
     const float slope = (bx - ax) / (by - ay);
     for (int y = first; y <= last; ++y) crossings_[y].push_back(ax + (static_cast<float>(y) - ay) * slope);
     top = std::min(top, first);
@@ -40,11 +50,15 @@ void LayerGrid::fill(const float* points, int count, int id, const std::vector<L
   }
   for (int y = top; y <= bottom; ++y) {
     auto& xs = crossings_[y];
-    std::sort(xs.begin(), xs.end());
+    if (xs.size() == 2) {
+      if (xs[0] > xs[1]) std::swap(xs[0], xs[1]);
+    } else {
+      std::sort(xs.begin(), xs.end());
+    }
     for (std::size_t i = 0; i + 1 < xs.size(); i += 2) {
       const float limit = static_cast<float>(width_);
-      const int begin = static_cast<int>(std::ceil(std::clamp(xs[i], 0.0f, limit)));
-      const int end = static_cast<int>(std::ceil(std::clamp(xs[i + 1], 0.0f, limit)));
+      const int begin = ceil_int(std::clamp(xs[i], 0.0f, limit));
+      const int end = ceil_int(std::clamp(xs[i + 1], 0.0f, limit));
       if (begin < end) span(y, begin, end, id, layers);
     }
     xs.clear();

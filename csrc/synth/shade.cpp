@@ -9,11 +9,16 @@ namespace {
 
 float mix(float a, float b, float t) { return a + (b - a) * t; }
 
+// std::floor is a function call on baseline x86-64; this is three instructions.
+int floor_int(float v) {
+  const int i = static_cast<int>(v);
+  return i - (static_cast<float>(i) > v);
+}
+
 // Smooth noise in [-1, 1] over the integer lattice.
 float noise(std::uint32_t seed, float x, float y) {
-  const float fx = std::floor(x), fy = std::floor(y);
-  const int ix = static_cast<int>(fx), iy = static_cast<int>(fy);
-  float tx = x - fx, ty = y - fy;
+  const int ix = floor_int(x), iy = floor_int(y);
+  float tx = x - static_cast<float>(ix), ty = y - static_cast<float>(iy);
   tx = tx * tx * (3.0f - 2.0f * tx);
   ty = ty * ty * (3.0f - 2.0f * ty);
   const float top = mix(lattice(seed, ix, iy), lattice(seed, ix + 1, iy), tx);

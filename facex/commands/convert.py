@@ -190,7 +190,7 @@ def read_centres(folder: Path) -> Tensor | None:
     parts = []
     for file in read_headers(folder):
         with safe_open(file.path, "pt") as shard:
-            parts.append(shard.get_tensor("weight"))
+            parts.append(shard.get_tensor("weight").float())  # small heads are trained in float64
     return torch.cat(parts)
 
 
@@ -204,7 +204,7 @@ def read_margin(folder: Path) -> dict[str, Tensor]:
         return {}
     with safe_open(read_headers(folder)[0].path, "pt") as shard:
         names = [key for key in shard.keys() if key.startswith("margin.")]  # noqa: SIM118 (safe_open is no mapping)
-        return {key.removeprefix("margin."): shard.get_tensor(key) for key in names}
+        return {key.removeprefix("margin."): shard.get_tensor(key).float() for key in names}
 
 
 def _head_with(method: Method, centres: Tensor, running: Mapping[str, Tensor]) -> Any:

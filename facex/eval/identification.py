@@ -15,9 +15,8 @@ import numpy as np
 from facex.errors import DataError
 from facex.eval.matching import Matches, match, match_scores
 
+_OUTSIDE = 1e-10  # how far the threshold lies outside all scores: in a closed set, and where no false alarm is allowed
 TINYFACE_DISTRACTOR = -100  # the label of gallery faces that are nobody's mate
-# AdaFace's thresholds just outside the scores: below the lowest in a closed set, above the highest for no false alarm.
-_BELOW_ALL, _ABOVE_ALL = 1e-10, 1e-5
 
 
 def top_counts(matches: Matches, ranks: Sequence[int]) -> np.ndarray:
@@ -131,12 +130,12 @@ def dir_at_far(matches: Matches, ranks: Sequence[int] = (1, 5, 20), fars: Sequen
     _check_fars(fars)
     impostors = np.sort(matches.other[~matches.mated])[::-1]
     if len(fars) == 1 and fars[0] >= 1:
-        thresholds = np.array([matches.lowest - _BELOW_ALL])
+        thresholds = np.array([matches.lowest - _OUTSIDE])
     elif not len(impostors):
         raise DataError("every probe has a mate: an open set (FAR below 1) needs probes without one")
     else:
         alarms = [int(np.round(len(impostors) * far)) for far in fars]
-        thresholds = np.array([impostors[n - 1] if n else impostors[0] + _ABOVE_ALL for n in alarms])
+        thresholds = np.array([impostors[n - 1] if n else impostors[0] + _OUTSIDE for n in alarms])
     mate, rank = matches.mate[matches.mated], matches.rank[matches.mated]
     rates = [[np.mean((rank < k) & (mate >= t)) for k in ranks] for t in thresholds]
     measured = [float(np.mean(impostors >= t)) if len(impostors) else 0.0 for t in thresholds]

@@ -17,7 +17,14 @@ from facex.methods.method import Method
 # What the core itself offers under short names in configs, written as a plugin would.
 CORE_METHODS = {"Recogniser": "facex.classification:Recogniser"}
 # Modules whose classes configs may name by their short names (margins, transforms).
-CORE_MODULES = ("facex.classification", "facex.heads.margins", "facex.data.transforms", "facex.data.affine", "facex.data.augment", "facex.data.augment_dali")
+CORE_MODULES = (
+    "facex.classification",
+    "facex.heads.margins",
+    "facex.data.transforms",
+    "facex.data.affine",
+    "facex.data.augment",
+    "facex.data.augment_dali",
+)
 # Entry-point groups whose objects are classes that a config can name.
 _CLASS_GROUPS = ("facex.methods", "facex.margins", "facex.datasets", "facex.protocols")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.context
 import os
 import shutil
 import tempfile
@@ -116,14 +117,26 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _context() -> multiprocessing.context.BaseContext:
+    """How processes start. Never by a fork of this one: it may hold threads (torch, a progress bar) that a fork would
+    lose. A fork server imports this module once for all workers."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def _run(jobs: Sequence[_Job], workers: int) -> Iterator[list[Sample]]:
     """Results in the order of the jobs. Raises DataError when a process dies."""
-    workers = min(workers or _cores(), len(jobs))
+    if workers == 0:  # a process takes seconds to start: none for a few hundred pictures
+        workers = min(_cores(), max(1, sum(len(job.pictures) for job in jobs) // 500))
+    workers = min(workers, len(jobs))
     if workers <= 1:
         yield from map(_render, jobs)
         return
-    # spawn: the parent may hold threads (torch, a progress bar) that a fork would lose
-    context, ahead = multiprocessing.get_context("spawn"), deque[Future[list[Sample]]]()
+    ahead: deque[Future[list[Sample]]] = deque()
+    context = _context()
     with ProcessPoolExecutor(workers, context, _one_thread) as pool:
         try:
             for job in jobs:

@@ -119,9 +119,10 @@ class HeadConfig:
 
     sample_rate: float | None = None
     """Share of the classes that take part at a step (Partial FC)."""
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
-    """Precision of the products with the class centres. bf16: weights and sums stay fp32. fp64: slow; every sum then rounds
-    alike however the classes are shared out, so that runs on different numbers of ranks can be compared bit for bit."""
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    """Precision of the class centres and the products with them. bf16: operands of the products alone, weights and sums stay
+    fp32. fp64: sums over classes round alike however the classes are shared out, so that runs on different numbers of
+    ranks agree to the network's own rounding. auto: fp64 where it costs nothing (on the CPU, up to 2^22 numbers), else fp32."""
     optimizer: OptimizerConfig | None = None
     """Optimizer of the class centres."""
     lr_scale: float = 1.0

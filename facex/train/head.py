@@ -13,6 +13,15 @@ from facex.train import distributed
 from facex.train.config import HeadConfig, OptimizerConfig
 from facex.train.launch import Ranks
 
+SMALL = 2**22  # class centres times dimension: 8,192 x 512
+
+
+def _resolve(precision: str, numbers: int, device: torch.device) -> str:
+    """What `auto` means for a head of so many numbers. The classes of all ranks count, so that every world size agrees."""
+    if precision != "auto":
+        return precision
+    return "fp64" if device.type == "cpu" and numbers <= SMALL else "fp32"
+
 
 class TrainedHead:
     """A MarginHead with its optimizer; `module` is called with embeddings and labels, `step` follows the network's steps."""
@@ -38,14 +47,15 @@ class TrainedHead:
         self._lr_ratio = config.lr_scale
         if config.optimizer is not None and network_optimizer.lr > 0:
             self._lr_ratio *= config.optimizer.lr / network_optimizer.lr
+        self.precision = _resolve(config.precision, classes * spec.embedding_size, ranks.device)
         settings: dict[str, Any] = {
             "group": dist.group.WORLD if distributed.world_size() > 1 else None,
             "init": spec.init,
             "bias": spec.bias,
             "normalize": spec.normalize,
             "ignore_unlabelled": spec.ignore_unlabelled,
-            "precision": "fp32" if config.precision == "fp64" else config.precision,
-            "dtype": torch.float64 if config.precision == "fp64" else torch.float32,
+            "precision": "bf16" if self.precision == "bf16" else "fp32",
+            "dtype": torch.float64 if self.precision == "fp64" else torch.float32,
             "sparse_update": config.sparse_update,
             "seed": seed,
             **spec.options,

@@ -67,7 +67,7 @@ class Reporter:
             h = t.head
             yield (
                 f"head     {h.classes} classes over {t.ranks.world_size} rank(s), {type(h.module.margin).__name__}, "
-                f"sample rate {h.sample_rate:g}, {h.config.precision}, {h.optimizer.name}, rate x {h.lr(1.0):g}, "
+                f"sample rate {h.sample_rate:g}, {h.precision}, {h.optimizer.name}, rate x {h.lr(1.0):g}, "
                 f"weight decay {h.decay:g}"
             )
         yield format_table(group_table({n: e.groups for n, e in t.networks.engines.items()}), indent="  ")

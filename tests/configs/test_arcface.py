@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from facex.errors import ConfigError, DataError
 from facex.models import create_backbone
 from facex.train.config import ScheduleConfig
 from facex.train.schedules import build_schedule
@@ -29,7 +30,6 @@ class Row(NamedTuple):
     accumulation: int = 1
     interclass: float = 0.0
     optimizer: str = "sgd"
-    verification: bool = True
 
 
 CLASSES = {
@@ -44,7 +44,6 @@ CLASSES = {
     "speed": 300000,
 }
 VIT: dict[str, Any] = {"rate": 0.3, "lr": 0.001, "epochs": 40, "warmup": 4, "decay": 0.1, "optimizer": "adamw"}
-VIT["verification"] = False
 W = "wf42m"
 TABLE = {
     "ms1mv2_r50": Row("r50", "ms1mv2"),
@@ -64,10 +63,10 @@ TABLE = {
     "wf12m_r100": Row("r100", "wf12m"),
     "wf12m_mbf": Row("mbf", "wf12m", decay=1e-4),
     "wf12m_pfc02_r100": Row("r100", "wf12m", 0.2),
-    "wf12m_flip_r50": Row("r50", "flip", warmup=2, verification=False),
-    "wf12m_flip_pfc01_filter04_r50": Row("r50", "flip", 0.1, warmup=2, interclass=0.4, verification=False),
-    "wf12m_conflict_r50": Row("r50", "conflict", warmup=2, verification=False),
-    "wf12m_conflict_r50_pfc03_filter04": Row("r50", "conflict", 0.3, warmup=2, interclass=0.4, verification=False),
+    "wf12m_flip_r50": Row("r50", "flip", warmup=2),
+    "wf12m_flip_pfc01_filter04_r50": Row("r50", "flip", 0.1, warmup=2, interclass=0.4),
+    "wf12m_conflict_r50": Row("r50", "conflict", warmup=2),
+    "wf12m_conflict_r50_pfc03_filter04": Row("r50", "conflict", 0.3, warmup=2, interclass=0.4),
     "wf42m_pfc02_r100": Row("r100", W, 0.2),
     "wf42m_pfc02_r100_16gpus": Row("r100", W, 0.2, 0.2, warmup=2, gpus=16),
     "wf42m_pfc02_r100_32gpus": Row("r100", W, 0.2, 0.4, warmup=2, gpus=32),
@@ -75,9 +74,7 @@ TABLE = {
     "wf42m_pfc02_16gpus_r50_bs8k": Row("r50", W, 0.2, 0.6, warmup=4, per_gpu=512, gpus=16),
     "wf42m_pfc02_8gpus_r50_bs4k": Row("r50", W, 0.2, 0.4, warmup=2, per_gpu=512),
     "wf42m_pfc02_32gpus_r50_bs4k": Row("r50", W, 0.2, 0.4, warmup=2, gpus=32),
-    "wf42m_pfc02_16gpus_mbf_bs8k": Row(
-        "mbf", W, 0.2, 0.4, warmup=2, decay=1e-4, per_gpu=512, gpus=16, verification=False
-    ),
+    "wf42m_pfc02_16gpus_mbf_bs8k": Row("mbf", W, 0.2, 0.4, warmup=2, decay=1e-4, per_gpu=512, gpus=16),
     "wf42m_pfc03_32gpu_r18": Row("r18", W, 0.3, 0.4, warmup=2, gpus=32),
     "wf42m_pfc03_32gpu_r50": Row("r50", W, 0.3, 0.4, warmup=2, gpus=32),
     "wf42m_pfc03_32gpu_r100": Row("r100", W, 0.3, 0.4, warmup=2, gpus=32),
@@ -90,7 +87,7 @@ TABLE = {
     "wf42m_pfc03_40epoch_8gpu_vit_t": Row("vit_t_dp005_mask0", W, per_gpu=512, **VIT),
     "wf42m_pfc03_40epoch_8gpu_vit_b": Row("vit_b_dp005_mask_005", W, per_gpu=256, accumulation=12, **VIT),
     "wf42m_pfc02_vit_h": Row("vit_h", W, per_gpu=768, **{**VIT, "rate": 0.5, "epochs": 16, "warmup": 2}),
-    "3millions": Row("mbf", "speed", 0.1, epochs=30, warmup=-1, per_gpu=512, verification=False),
+    "3millions": Row("mbf", "speed", 0.1, epochs=30, warmup=-1),
 }
 ARC = ("ms1mv2", "ms1mv3")
 DALI_AUG = ["ResizeThereAndBack", "SlightBlur", "HueSaturation", "RandomGrey", "HorizontalFlip"]
@@ -128,8 +125,8 @@ def test_recipe_equals_the_spec(name: str) -> None:
     assert (schedule["kind"], schedule["power"], schedule["first_step"]) == ("polynomial", 1, "base")
     assert (schedule["warmup_epochs"], schedule["min_lr"]) == (row.warmup, 0)
     sets = [Path(b).name for b in config["evaluation"]["bins"]]
-    assert sets == (["lfw.bin", "cfp_fp.bin", "agedb_30.bin"] if row.verification else [])
-    assert not sets or config["evaluation"]["every"] in (2000, 10000)
+    assert sets == (["lfw.bin", "cfp_fp.bin", "agedb_30.bin"] if row.data != "speed" else [])
+    assert not sets or config["evaluation"]["every"] == 2000
     transforms = [t["class_path"].rsplit(".", 1)[-1] for t in config["data"].get("transforms") or []]
     assert transforms == (DALI_AUG if row.backbone == "vit_h" else [])  # none named: the flip of half the samples
 
@@ -207,3 +204,22 @@ def test_lfw_small_differs_from_magface_s_in_the_margin_alone() -> None:
     for key in ("backbone", "embedding_size", "backbone_options"):
         assert network[key] == other[key], key
     assert network["margin"]["init_args"]["s"] == other["scale"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--method.backbone", "r500"], "no backbone 'r500'; did you mean 'r50'"),
+        (["--method.backbone", "vit_t", "--method.backbone_options", "{depht: 3}"], "did you mean 'depth'"),
+        (["--method.margin", "Combined", "--method.margin.m2", "0.3", "--method.margin.m3", "0.2"], "ignores m1=1"),
+    ],
+)
+def test_bad_recipes_are_refused_with_advice(options: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        recipes.resolved("arcface", "ms1mv3_r50.yaml", *options)
+
+
+def test_class_counts_that_do_not_fit(faces: Path, tmp_path: Path) -> None:
+    small = recipes.small_network("arcface", "ms1mv3_r50.yaml")
+    with pytest.raises(DataError, match=r"has 4 classes, data\.num_classes says 93431"):
+        recipes.two_steps("arcface", "ms1mv3_r50.yaml", faces, tmp_path, *small, "--data.num_classes", "93431")

@@ -25,7 +25,9 @@ def spots(n: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     points = rng.uniform([0.3 * width, 0.3 * height], [0.7 * width, 0.7 * height], (n, 2)).astype(np.float32)
     y, x = np.mgrid[:height, :width]
     spot = 255 * np.exp(-((x - points[:, :1, None]) ** 2 + (y - points[:, 1:, None]) ** 2) / 18)
-    return torch.from_numpy(np.repeat(spot[..., None], 3, 3).round().astype(np.uint8)), torch.from_numpy(points)[:, None]
+    return torch.from_numpy(np.repeat(spot[..., None], 3, 3).round().astype(np.uint8)), torch.from_numpy(points)[
+        :, None
+    ]
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 80)])

@@ -56,4 +56,7 @@ def _compare_numbers(
     if worst <= 1.0:
         return worst, None
     at = np.unravel_index(int(np.argmax(ratio)), ref.shape)
-    return worst, f"at {tuple(int(i) for i in at)}: {got[at]:.9g}, expected {ref[at]:.9g} within {np.broadcast_to(allowed, ref.shape)[at]:.3g}"
+    return (
+        worst,
+        f"at {tuple(int(i) for i in at)}: {got[at]:.9g}, expected {ref[at]:.9g} within {np.broadcast_to(allowed, ref.shape)[at]:.3g}",
+    )

@@ -54,7 +54,10 @@ def _array_cases(folder: Path, content: dict[str, Any], families: set[str]) -> I
 def _row_cases(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[Case, None]]:
     for row in rows:
         if "file" in row:
-            yield Case("verification", "hostile", row["file"], folder=folder, path=folder / row["file"], expect=row), None
+            yield (
+                Case("verification", "hostile", row["file"], folder=folder, path=folder / row["file"], expect=row),
+                None,
+            )
         else:
             path = folder / (row.get("rec") or row["name"])
             yield Case("recordio", "corrupt", row["name"], folder=folder, path=path, expect=row), None

@@ -72,7 +72,10 @@ def run(
             )
             passed, failed = passed + ok, failed + (not ok)
             if not (quiet and ok):
-                print(f"{'ok  ' if ok else 'FAIL'}  {case.key}  {case.name}  {line}  [{time.perf_counter() - start:.1f} s]", flush=True)
+                print(
+                    f"{'ok  ' if ok else 'FAIL'}  {case.key}  {case.name}  {line}  [{time.perf_counter() - start:.1f} s]",
+                    flush=True,
+                )
     return passed, failed, skipped
 
 

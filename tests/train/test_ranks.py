@@ -52,17 +52,13 @@ def with_zero(stage: int, **trainer: Any) -> Report:
 
 
 FP16 = {"precision": "fp16", "fp16_initial_scale": 2.0**20, "fp16_growth_interval": 4, "steps": 24}
-# with a higher rate or fewer samples under BatchNorm the network itself amplifies the last bit a thousandfold in 20 steps
-SCALED = {"lr": 3e-4}
+SCALED = {"lr": 0.02}
 COSINE = {"kind": "cosine", "warmup_steps": 3}
 SHARED = [
     scenario("arcface"),
     scenario("magface", args={"margin": "magface"}),
     scenario("iresnet_arcface", "SmallIResNet", optimizer=SCALED),
     scenario("iresnet_magface", "SmallIResNet", args={"margin": "magface"}, optimizer=SCALED),
-    scenario(
-        "iresnet_exact", "SmallIResNet", args={"margin": "magface"}, optimizer={"lr": 0.02}, head={"precision": "fp64"}
-    ),
     scenario("bf16", trainer={"precision": "bf16"}),
     scenario("policy", "TinyPolicy", networks={"recogniser": {"every": 2}}),
     scenario("mae", "TinyMae"),
@@ -248,11 +244,11 @@ def test_two_ranks_give_the_losses_of_one_with_twice_the_accumulation(
     assert got == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-def test_only_the_order_of_the_heads_sums_differs(one: dict[str, Report], two: dict[str, Report]) -> None:
-    # at a rate where rounding in fp32 sums over classes would be amplified beyond 1e-4
-    assert losses(two["iresnet_exact"]) == pytest.approx(losses(one["iresnet_exact"]), rel=1e-6)
-    assert two["iresnet_exact"]["weights"]["backbone"] == pytest.approx(
-        one["iresnet_exact"]["weights"]["backbone"], rel=1e-9
+def test_the_real_network_agrees_far_closer(one: dict[str, Report], two: dict[str, Report]) -> None:
+    # a small head sums over its classes in float64: in fp32 the network would amplify the order of the sums beyond 1e-4
+    assert losses(two["iresnet_magface"]) == pytest.approx(losses(one["iresnet_magface"]), rel=1e-6)
+    assert two["iresnet_magface"]["weights"]["backbone"] == pytest.approx(
+        one["iresnet_magface"]["weights"]["backbone"], rel=1e-9
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+
 from facex.entrypoints import entries
 from tests.golden.case import Runner
 
