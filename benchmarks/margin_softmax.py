@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from _rows import parser, row, show
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -151,22 +152,6 @@ def measure(arguments: argparse.Namespace, name: str, dtype: str, classes: int) 
     sys.exit(f"{' '.join(command)} failed:\n{run.stderr}")
 
 
-def row(case: str, device: str, metric: str, value: float, peer: float | None, peer_name: str) -> dict[str, Any]:
-    """One line of the result; the ratio says how many times better ours is, None where the peer ran out of memory."""
-    ratio = None if peer is None else round(peer / value, 3) if value > 0 else None
-    rounded = None if peer is None else round(peer, 4)
-    name = peer_name if peer is not None else f"{peer_name} (out of memory)"
-    return {
-        "case": case,
-        "device": device,
-        "metric": metric,
-        "ours": round(value, 4),
-        "peer": rounded,
-        "peer_name": name,
-        "ratio": ratio,
-    }
-
-
 def compare(arguments: argparse.Namespace, classes: int) -> list[dict[str, Any]]:
     """All rows for one number of classes: every dtype of ours against the fp32 eager peer and the products alone."""
     device = arguments.device if arguments.device == "cpu" else torch.cuda.get_device_name()
@@ -177,7 +162,7 @@ def compare(arguments: argparse.Namespace, classes: int) -> list[dict[str, Any]]
         mine, gemm = measure(arguments, "facex", dtype, classes), measure(arguments, "gemm", dtype, classes)
         if mine is None or gemm is None:
             sys.exit(f"{case}: facex itself ran out of memory")
-        name = "F.linear + margin + F.cross_entropy, fp32"
+        name = "F.linear + margin + F.cross_entropy, fp32" + (" (out of memory)" if peer is None else "")
         seconds, memory = (None, None) if peer is None else (peer["seconds"], peer["extra_mb"])
         rows.append(row(case, device, "seconds", mine["seconds"], seconds, name))
         rows.append(row(case, device, "extra_memory_mb", mine["extra_mb"], memory, name))
@@ -187,30 +172,22 @@ def compare(arguments: argparse.Namespace, classes: int) -> list[dict[str, Any]]
 
 def main() -> None:
     """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--classes", type=int, nargs="+", default=None)
-    parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="C = 100,000")
-    parser.add_argument("--json", action="store_true", help="print the rows as one JSON array")
-    parser.add_argument("--worker", choices=sorted(IMPLEMENTATIONS), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--batch", type=int, default=128)
+    options.add_argument("--dim", type=int, default=512)
+    options.add_argument("--classes", type=int, nargs="+", default=None)
+    options.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--quick", action="store_true", help="C = 100,000")
+    options.add_argument("--worker", choices=sorted(IMPLEMENTATIONS), help=argparse.SUPPRESS)
+    arguments = options.parse_args()
     sizes = arguments.classes or [100_000 if arguments.quick else 1_000_000]
     if arguments.worker:
         shape = (arguments.batch, arguments.dim, sizes[0], arguments.device, arguments.repeats)
         print(json.dumps(worker(arguments.worker, arguments.dtypes[0], *shape)))
         return
-    rows = [line for classes in sizes for line in compare(arguments, classes)]
-    if arguments.json:
-        print(json.dumps(rows, indent=1))
-        return
-    for line in rows:
-        print(
-            f"{line['case']}: {line['metric']} {line['ours']} | {line['peer_name']}: {line['peer']} | {line['ratio']}x"
-        )
+    show([line for classes in sizes for line in compare(arguments, classes)], arguments.json)
 
 
 if __name__ == "__main__":

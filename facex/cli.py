@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from facex import __version__
 from facex.entrypoints import PluginEntry, entries, find, nearest
 from facex.errors import ConfigError, FacexError, TrainingError
+from facex.launchers import set_local_rank, started_ranks
 
 # Command -> (module whose `main(argv) -> int` runs it, one line of help).
 COMMANDS = {
@@ -23,6 +24,8 @@ COMMANDS = {
     "plugins": ("facex.commands.plugins", "list installed plugins, what they add and what fails"),
     "info": ("facex.commands.info", "versions, compiled extension, devices, backbones"),
 }
+# Commands that write files as one process: several of them under a launcher would write over each other.
+_ONE_PROCESS = ("extract", "pack", "synth", "convert", "demo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +71,10 @@ def help_text() -> str:
 
 def _command(name: str) -> Callable[[list[str]], int | None]:
     """The function of a command; a plugin's module is imported here."""
+    if name in _ONE_PROCESS and (ranks := started_ranks()) > 1:
+        raise ConfigError(
+            f"facex {name} runs as one process, but a launcher has started {ranks}; start it without `deepspeed` or `torchrun`"
+        )
     if name in COMMANDS:
         return importlib.import_module(COMMANDS[name][0]).main
     entry: PluginEntry | None = find("facex.commands", name)
@@ -88,13 +95,7 @@ def _take_local_rank(arguments: list[str]) -> list[str]:
         if not rest:
             raise ConfigError(f"{option} needs a number")
         value, rest = rest[0], rest[1:]
-    if not value.isdecimal():
-        raise ConfigError(f"{option} {value!r} is not a rank: a number from 0")
-    variable = os.environ.setdefault("LOCAL_RANK", value)
-    if variable != value:
-        raise ConfigError(
-            f"{option} is {value} but the environment variable LOCAL_RANK is {variable}: the launcher sets both"
-        )
+    set_local_rank(option, value)
     return rest
 
 

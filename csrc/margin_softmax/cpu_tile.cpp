@@ -46,8 +46,8 @@ FACEX_INLINE T largest_exponent() {
 template <Rule R, typename T>
 FACEX_INLINE T apply(T c, T threshold, T t) {
   if constexpr (R == Rule::kClamp) {
-    const T low = c < T(-1) ? (c == kMinusInf<T> ? c : T(-1)) : c;
-    return low > T(1) ? T(1) : low;
+    const T low = c < -threshold ? (c == kMinusInf<T> ? c : -threshold) : c;
+    return low > threshold ? threshold : low;
   } else if constexpr (R == Rule::kZeroAbove) {
     return c > threshold ? T(0) : c;
   } else if constexpr (R == Rule::kHard) {
@@ -61,7 +61,7 @@ FACEX_INLINE T apply(T c, T threshold, T t) {
 template <Rule R, typename T>
 FACEX_INLINE T slope(T c, T threshold, T t) {
   if constexpr (R == Rule::kClamp) {
-    return (c < T(-1)) | (c > T(1)) ? T(0) : T(1);
+    return (c < -threshold) | (c > threshold) ? T(0) : T(1);
   } else if constexpr (R == Rule::kZeroAbove) {
     return c > threshold ? T(0) : T(1);
   } else if constexpr (R == Rule::kHard) {
@@ -99,7 +99,7 @@ FACEX_INLINE void forward_rows(T* __restrict tile, int64_t rows, int64_t lanes, 
 #pragma omp simd
     for (int64_t i = 0; i < lanes; ++i) {
       T limit = 0;
-      if constexpr (R == Rule::kZeroAbove || R == Rule::kHard) limit = threshold[i];
+      if constexpr (R != Rule::kPlain) limit = threshold[i];
       const T logit = apply<R, T>(row[i] * inverse, limit, t) * scale + bias;
       row[i] = logit;
       top[i] = logit > top[i] ? logit : top[i];
@@ -132,7 +132,7 @@ FACEX_INLINE void backward_rows(T* __restrict tile, int64_t rows, int64_t lanes,
 #pragma omp simd reduction(+ : along_sum, logit_sum)
     for (int64_t i = 0; i < lanes; ++i) {
       T limit = 0;
-      if constexpr (R == Rule::kZeroAbove || R == Rule::kHard) limit = threshold[i];
+      if constexpr (R != Rule::kPlain) limit = threshold[i];
       const T dot = row[i] * inverse;
       const bool excluded = dot == kMinusInf<T>;
       const T c = excluded ? T(0) : dot;

@@ -13,7 +13,7 @@ struct TileRule {
   Rule rule;
   T scale;
   T hard_t;
-  const T* threshold;     // [lanes] or null
+  const T* threshold;     // [lanes], null for the plain rule
   const T* inverse_norm;  // [rows]
   const T* bias;          // [rows] or null
 };

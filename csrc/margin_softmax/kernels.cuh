@@ -37,7 +37,7 @@ struct Tile {
   const int64_t* excluded;  // [rows, num_excluded] or null
   int64_t num_excluded;
   const T* bias;       // [columns] of this chunk, or null
-  const T* threshold;  // [rows] or null
+  const T* threshold;  // [rows], null for the plain rule
   const T* hard_t;     // [1] or null
   T scale;
 
@@ -55,8 +55,8 @@ struct Tile {
 template <Rule R, typename T>
 __device__ __forceinline__ T apply(T c, const RowRule<T>& rule) {
   if constexpr (R == Rule::kClamp) {
-    if (c < T(-1)) return c == minus_infinity<T>() ? c : T(-1);
-    return c > T(1) ? T(1) : c;
+    if (c < -rule.threshold) return c == minus_infinity<T>() ? c : -rule.threshold;
+    return c > rule.threshold ? rule.threshold : c;
   } else if constexpr (R == Rule::kZeroAbove) {
     return c > rule.threshold ? T(0) : c;
   } else if constexpr (R == Rule::kHard) {
@@ -70,7 +70,7 @@ __device__ __forceinline__ T apply(T c, const RowRule<T>& rule) {
 template <Rule R, typename T>
 __device__ __forceinline__ T slope(T c, const RowRule<T>& rule) {
   if constexpr (R == Rule::kClamp) {
-    return c < T(-1) || c > T(1) ? T(0) : T(1);
+    return c < -rule.threshold || c > rule.threshold ? T(0) : T(1);
   } else if constexpr (R == Rule::kZeroAbove) {
     return c > rule.threshold ? T(0) : T(1);
   } else if constexpr (R == Rule::kHard) {

@@ -57,12 +57,15 @@ Problem::Problem(const Arguments& a)
   subset = optional_index(a.subset, x, "subset");
   TORCH_CHECK_VALUE(!subset.defined() || subset.dim() == 1, "cosine_logsumexp: subset is ", subset.sizes(),
                     "; expected [S]");
+  // On the CPU the gather of a chunk checks this; a kernel would read foreign memory.
+  if (subset.defined() && subset.is_cuda()) at::_assert_async(((subset >= 0) & (subset < weight.size(0))).all());
   columns = subset.defined() ? subset.numel() : weight.size(0);
   excluded = optional_index(a.excluded, x, "excluded");
   TORCH_CHECK_VALUE(!excluded.defined() || (excluded.dim() == 2 && excluded.size(0) == batch),
                     "cosine_logsumexp: excluded is ", excluded.sizes(), "; expected [", batch, ", K]");
   num_excluded = excluded.defined() ? excluded.size(1) : 0;
   threshold = optional_vector(a.threshold, x, batch, "threshold");
+  if (rule == Rule::kClamp && !threshold.defined()) threshold = at::ones({batch}, x.options());
   hard_t = optional_vector(a.hard_t, x, 1, "hard_t");
   bias = optional_vector(a.bias, x, weight.size(0), "bias");
   TORCH_CHECK_VALUE(threshold.defined() || (rule != Rule::kZeroAbove && rule != Rule::kHard),

@@ -32,7 +32,7 @@ struct Problem {
   at::Tensor x;          // [B, D] accumulation type
   at::Tensor weight;     // [C, D] as given, contiguous
   at::Tensor excluded;   // [B, K] int64, -1 = none
-  at::Tensor threshold;  // [B]
+  at::Tensor threshold;  // [B]; ones where clamp was given none
   at::Tensor hard_t;     // [1]
   at::Tensor bias;       // [C]
   at::Tensor subset;     // [S] int64 rows of weight

@@ -6,7 +6,7 @@ namespace facex {
 // What a negative's cosine c becomes before it is scaled.
 enum class Rule : int {
   kPlain = 0,      // c
-  kClamp = 1,      // c limited to [-1, 1], no gradient outside
+  kClamp = 1,      // c limited to [-threshold_i, threshold_i] (1 unless given), no gradient outside
   kZeroAbove = 2,  // 0 (and no gradient) where c > threshold_i: insightface's inter-class filter
   kHard = 3,       // c (t + c) where c > threshold_i: CurricularFace
 };

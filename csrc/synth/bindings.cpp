@@ -58,7 +58,8 @@ Light read_light(const Floats& values) {
 py::tuple render(int size, int factor, const Floats& points, const Ints& offsets, const Floats& layer_table,
                  const Floats& vertices, const Floats& albedo, const Floats& light, const Floats& splat_table,
                  const Floats& backdrop, const Floats& camera_values, const Floats& tone, std::uint32_t seed) {
-  expect(size >= 16 && size <= 4096 && factor >= 1 && factor <= 16, "size must be 16..4096 and factor 1..16");
+  expect(size >= 16 && size <= 4096 && factor >= 1 && factor <= 16 && size * factor <= 16384,
+         "size must be 16..4096, factor 1..16, and their product at most 16384");
   expect(points.ndim() == 2 && points.shape(1) == 2, "points must be [P, 2]");
   expect(vertices.ndim() == 3 && vertices.shape(2) == 3, "vertices must be [R, C, 3]");
   expect(albedo.size() == vertices.size(), "albedo must have the shape of vertices");
@@ -78,7 +79,8 @@ py::tuple render(int size, int factor, const Floats& points, const Ints& offsets
       std::find_if(scene.layers.begin(), scene.layers.end(), [](auto& l) { return l.material == kSkin; });
   expect(first != scene.layers.end(), "there must be a skin layer");
   scene.skin = static_cast<int>(first - scene.layers.begin());
-  for (py::ssize_t i = 0; i < points.size(); ++i) expect(std::isfinite(points.data()[i]), "points must be finite");
+  for (py::ssize_t i = 0; i < points.size(); ++i)  // NaN is refused too; larger ones would overflow on the way
+    expect(std::fabs(points.data()[i]) <= 1e6f, "points must lie within a million pixels");
   const auto count = static_cast<py::ssize_t>(scene.layers.size());
   expect(offsets.size() == count + 1 && offsets.at(0) == 0 && offsets.at(count) == points.shape(0),
          "offsets must be [L + 1], from 0 to P");
@@ -87,6 +89,7 @@ py::tuple render(int size, int factor, const Floats& points, const Ints& offsets
   static_assert(sizeof(Splat) == kSplatColumns * sizeof(float));
   std::memcpy(static_cast<void*>(splats.data()), splat_table.data(), splats.size() * sizeof(Splat));
   const float* v = camera_values.data();
+  expect(std::fabs(v[4]) <= kFrame && std::fabs(v[5]) <= kFrame, "blur must not exceed the picture");
   const Camera camera{{v[0], v[1], v[2]}, v[3], {v[4], v[5]}, v[6], tone.data(), static_cast<int>(tone.size())};
 
   py::array_t<std::uint8_t> image({size, size, 3}), parsing({size, size}), occlusion({size, size});

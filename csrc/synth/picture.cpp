@@ -137,7 +137,7 @@ void take_picture(const Scene& scene, const std::vector<Splat>& splats, const Ca
     const float grey = 0.3f * v[0] + 0.6f * v[1] + 0.1f * v[2];
     for (int c = 0; c < 3; ++c) {
       const float linear = grey + (v[c] - grey) * camera.saturation;
-      image[at + c] = camera.tone[static_cast<int>(std::min(std::max(linear * steps, 0.0f), last))];
+      image[at + c] = camera.tone[static_cast<int>(std::min(std::max(0.0f, linear * steps), last))];  // NaN: 0
     }
   }
   const float scale = static_cast<float>(size) / kFrame;
@@ -148,7 +148,7 @@ void take_picture(const Scene& scene, const std::vector<Splat>& splats, const Ca
     grain(scene.seed, static_cast<std::uint32_t>(at), speck);
     for (int c = 0; c < 3; ++c)
       out[at + c] = static_cast<std::uint8_t>(
-          static_cast<int>(std::min(std::max(image[at + c] + camera.noise * speck[c] + 0.5f, 0.0f), 255.0f)));
+          static_cast<int>(std::min(std::max(0.0f, image[at + c] + camera.noise * speck[c] + 0.5f), 255.0f)));
   }
 }
 

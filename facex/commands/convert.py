@@ -135,7 +135,7 @@ def write_run(
         "converted_from": origin,
     }
 
-    head = None if centres is None else _head_with(method, centres, running or {})
+    head = None if centres is None else _head_with(method, centres, running or {}, origin)
 
     def save_head(folder: Path) -> None:
         if head is not None:
@@ -207,8 +207,9 @@ def read_margin(folder: Path) -> dict[str, Tensor]:
         return {key.removeprefix("margin."): shard.get_tensor(key).float() for key in names}
 
 
-def _head_with(method: Method, centres: Tensor, running: Mapping[str, Tensor]) -> Any:
+def _head_with(method: Method, centres: Tensor, running: Mapping[str, Tensor], origin: str) -> Any:
     from facex.heads.margin_head import MarginHead
+    from facex.train.head import load_running_values
 
     if method.head is None:
         raise CheckpointError(f"the file holds class centres, but {type(method).__name__} has no head")
@@ -217,16 +218,8 @@ def _head_with(method: Method, centres: Tensor, running: Mapping[str, Tensor]) -
             f"class centres have {centres.shape[1]} dimensions, the embedding {method.head.embedding_size}"
         )
     head = MarginHead(method.head.margin, method.head.embedding_size, int(centres.shape[0]))
-    buffers = dict(head.margin.named_buffers())
-    with torch.no_grad():
-        head.weight.copy_(centres)
-        for name, value in running.items():
-            if name not in buffers or buffers[name].numel() != value.numel():
-                raise CheckpointError(
-                    f"the file holds the margin's running value {name} {list(value.shape)}, "
-                    f"{type(head.margin).__name__} has no such value: choose the margin it was trained with (--options)"
-                )
-            buffers[name].copy_(value.view_as(buffers[name]))
+    head.load_weight(centres)
+    load_running_values(head.margin, running, origin)
     return head
 
 

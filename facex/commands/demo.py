@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser = ArgumentParser(prog="facex demo", description=__doc__)
     parser.add_argument("--method", default="magface", help="a folder of configs/ with a demo.yaml")
     parser.add_argument("--output", default=None, help="run folder (default: runs/demo, or runs/demo-METHOD)")
-    parser.add_argument("--identities", type=int, default=600, help="rendered identities to train on")
+    parser.add_argument("--identities", type=int, default=400, help="rendered identities to train on")
     parser.add_argument("--images", type=int, default=20, help="images of each identity")
     options = parser.parse_args(argv)
     config = Path("configs") / options.method / "demo.yaml"

@@ -14,16 +14,21 @@ from jsonargparse import ArgumentParser, Namespace
 
 from facex.errors import ConfigError
 from facex.files import write_json
+from facex.launchers import started_ranks
 
 if TYPE_CHECKING:
     from facex.eval.run import SetResult
+    from facex.train.launch import Ranks
 
 Results = dict[str, dict[str, "SetResult"]]
 
 
 def build_parser() -> ArgumentParser:
     """Options of `facex eval`."""
-    parser = ArgumentParser(prog="facex eval", description="1:1 verification of a trained run on .bin sets.")
+    parser = ArgumentParser(
+        prog="facex eval",
+        description="1:1 verification of a trained run on .bin sets. Under `deepspeed` or `torchrun` the processes share the pictures.",
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_argument("--checkpoint", type=str, required=True, help="run folder or checkpoint folder")
     parser.add_argument("--bin", type=str, nargs="+", required=True, help="verification sets (insightface .bin files)")
@@ -65,8 +70,10 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--batch-size {options.batch_size}: at least one picture is needed")
     if not 0 < options.erc_fmr < 1:
         raise ConfigError(f"--erc-fmr {options.erc_fmr}: a false match rate lies between 0 and 1")
-    with _quiet_stdout(options.json == "-") as write:
-        results, page = _evaluate(options)
+    with _quiet_stdout(options.json == "-") as write, _ranks() as ranks:
+        results, page = _evaluate(options, ranks)
+        if ranks is not None and not ranks.first:
+            return 0
         if options.json:
             numbers = as_json(results)
             if options.json == "-":
@@ -127,19 +134,31 @@ def print_table(results: Results) -> None:
         console.print(table)
 
 
-def _evaluate(options: Namespace) -> tuple[Results, Path | None]:
+@contextmanager
+def _ranks() -> Iterator[Ranks | None]:
+    """The processes of a launcher, which share the pictures (rank 0 prints and writes); None without one."""
+    if started_ranks() == 1:
+        yield None
+        return
+    from facex.train import launch
+
+    yield launch.start()
+    launch.stop()  # not after an error: leaving the group could wait for ever
+
+
+def _evaluate(options: Namespace, ranks: Ranks | None = None) -> tuple[Results, Path | None]:
     import torch
 
     from facex.eval.baselines import raw_pixels
     from facex.eval.run import evaluate_set, load_bins
-    from facex.inference.embed import plain_nets
+    from facex.inference.embed import pick_device, plain_nets
     from facex.train.checkpoint_folder import open_checkpoint
-    from facex.train.load_run import build_method, load_run
+    from facex.train.load_run import load_run, method_of
 
     sets = load_bins(options.bin, options.folds, options.uneven_folds)
     which: str | int = options.step if options.step is not None else "best" if options.best else "last"
     run = load_run(options.checkpoint, which)
-    device = pick_device(options.device)
+    device = ranks.device if ranks is not None and options.device == "auto" else pick_device(options.device)
     common = {
         "folds": options.folds,
         "fars": options.far,
@@ -159,12 +178,13 @@ def _evaluate(options: Namespace) -> tuple[Results, Path | None]:
         results["raw_pixels"] = {one.name: raw_pixels(one, **common) for one in sets}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            untrained = build_method(open_checkpoint(run.path, verify=False))
+            untrained = method_of(open_checkpoint(run.path, verify=False))
         results["untrained"] = network(untrained)
     results["trained"] = network(run.method)
     if options.erc:
         _reject(results, options.erc_fmr, options.erc_nominal)
-    return results, _report(options, run, results, sets) if options.report else None
+    first = ranks is None or ranks.first
+    return results, _report(options, run, results, sets) if options.report and first else None
 
 
 def _reject(results: Results, fmr: float, nominal: bool) -> None:
@@ -188,21 +208,6 @@ def _report(options: Namespace, run: Any, results: Mapping[str, Mapping[str, Set
     ]
     report = Report(f"{method} · verification", results, sets, facts, folder / "metrics.jsonl", not options.no_pictures)
     return write_report(options.report, report)
-
-
-def pick_device(name: str) -> Any:
-    """The torch device of that name; "auto" is the GPU where there is one. ConfigError for one that is not there."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"--device {name}: this machine or this PyTorch has no CUDA")
-    return device
 
 
 @contextmanager

@@ -44,8 +44,7 @@ def main(argv: list[str]) -> int:
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size {options.batch_size}: at least one picture is needed")
 
-    from facex.commands.eval import pick_device
-    from facex.inference.embed import plain_nets
+    from facex.inference.embed import pick_device, plain_nets
     from facex.inference.extract import embeddings, open_faces, write_npy, write_rows
     from facex.train.load_run import load_run
 

@@ -25,10 +25,12 @@ _SWAPS_68 = (
     (31, 35), (32, 34), (36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46),
     (48, 54), (49, 53), (50, 52), (55, 59), (56, 58), (60, 64), (61, 63), (65, 67),
 )  # fmt: skip
+# CelebAMask-HQ's classes: left and right eye, brow, ear. A set labelled in another order needs a facex.json.
+_SWAPS_PARSING = ((4, 5), (6, 7), (8, 9))
 KNOWN = {
     "landmarks5": Field("points", ((0, 1), (3, 4))),
     "landmarks68": Field("points", _SWAPS_68),
-    "parsing": Field("label_map"),
+    "parsing": Field("label_map", _SWAPS_PARSING),
     "occlusion": Field("mask"),
     "flags": Field("flag"),
 }

@@ -220,8 +220,8 @@ class FaceSet(ABC):
 
 
 def default_threads() -> int:
-    """The cores that this process may use, shared among the ranks of this machine."""
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
+    """The cores that this process may use, shared among the ranks of this machine (LOCAL_SIZE is DeepSpeed's name)."""
+    ranks = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or 1)
     return max(1, len(os.sched_getaffinity(0)) // max(ranks, 1))
 
 

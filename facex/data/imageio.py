@@ -105,8 +105,7 @@ def _decode(data: bytes, flags: int, max_pixels: int) -> np.ndarray:
     info = image_info(data)
     if info.height * info.width > max_pixels:
         raise ImageError(f"the image is larger than the limit: {info.width}x{info.height}, limit {max_pixels} pixels")
-    if info.format == "jpeg" and b"\xff\xd9" not in data[-4096:]:
-        raise ImageError("premature end of the JPEG data")  # some versions of OpenCV only warn
+    check_end(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -114,6 +113,33 @@ def _decode(data: bytes, flags: int, max_pixels: int) -> np.ndarray:
     if image is None:
         raise ImageError(f"OpenCV refuses the {info.format} as damaged")
     return image
+
+
+def check_end(data: bytes) -> None:
+    """ImageError for a JPEG or PNG that was cut: decoders may fill what it lacks with grey and only warn."""
+    if data[:2] == b"\xff\xd8":
+        _check_jpeg_end(data)
+    elif data[:8] == _PNG and data.find(b"IEND", 33) < 0:
+        raise ImageError("premature end of the PNG data")
+
+
+def _check_jpeg_end(data: bytes) -> None:
+    """Walk the markers to the end-of-image marker, so that one inside an embedded thumbnail is not taken for it."""
+    position = 2
+    while True:
+        position = data.find(b"\xff", position)
+        while 0 <= position < len(data) - 1 and data[position + 1] == 0xFF:  # fill bytes
+            position += 1
+        if position < 0 or position + 4 > len(data):
+            if data[-2:] == b"\xff\xd9" and position == len(data) - 2:
+                return
+            raise ImageError("premature end of the JPEG data")
+        marker = data[position + 1]
+        position += 2
+        if marker == 0xD9:
+            return
+        if marker not in (0x00, 0x01) and not 0xD0 <= marker <= 0xD8:  # no stuffed byte, TEM or restart marker
+            position += max(struct.unpack_from(">H", data, position)[0], 2)
 
 
 def encode_jpeg(image: np.ndarray, *, quality: int = 95, color: str = "rgb") -> bytes:
@@ -142,6 +168,13 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     shrinks = image.shape[0] * image.shape[1] > height * width
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def resize_short(image: np.ndarray, size: int) -> np.ndarray:
+    """Scale uint8 [H, W, 3] to a short side of `size`, bicubic, sides rounded down as mxnet.image.resize_short does."""
+    height, width = image.shape[:2]
+    target = (size, size * height // width) if height > width else (size * width // height, size)
+    return cv2.resize(image, target, interpolation=cv2.INTER_CUBIC)
 
 
 def resize_map(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

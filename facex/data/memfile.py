@@ -15,7 +15,7 @@ from typing import Literal, cast, overload
 
 import numpy as np
 
-from facex.data.encoded_image import resize_short
+from facex.data.imageio import resize_short
 from facex.data.verification import OnError, VerificationSet
 from facex.errors import VerificationSetError
 from facex.files import atomic_path, write_json

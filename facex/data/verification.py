@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from facex.data.encoded_image import GREY, ImageError, decode_rgb, resize_short
+from facex.data.decoding import decode_payload
+from facex.data.imageio import GREY, ImageError, check_end, resize_short
 from facex.data.pickle_values import Array, BadPickle, UnsafePickle, describe
 from facex.data.safe_pickle import SafeUnpickler, TruncatedPickle, UnsupportedProtocol
 from facex.errors import VerificationSetError
@@ -69,7 +70,8 @@ class VerificationSet:
 
     def _image(self, i: int, size: int | None, on_error: OnError, shape: Sequence[int] | None) -> np.ndarray:
         try:
-            image = decode_rgb(self.entries[i])
+            check_end(self.entries[i])
+            image = decode_payload(self.entries[i])
         except ImageError as error:
             if on_error == "grey":
                 height, width = shape or (size or 112, size or 112)

@@ -33,6 +33,10 @@ class Rule:
     hard_t: Tensor | float = 0.0
     bound: float = 1.0
 
+    def limit(self) -> Tensor | float | None:
+        """What the op calls the rule's threshold: the bound of a clamp."""
+        return self.bound if self.name == "clamp" else self.threshold
+
 
 class Margin(nn.Module):
     """Base of every margin. A subclass usually writes `target` alone.

@@ -16,7 +16,7 @@ def normalise_labels(labels: Tensor, weights: Tensor | None, num_classes: int) -
     """
     labels = labels.long()
     labels = labels.reshape(labels.shape[0], -1).clone()
-    _check_range(labels, num_classes)
+    check_range(labels, num_classes)
     if labels.shape[1] == 1:
         return labels, (labels >= 0).float()
     if weights is None:
@@ -33,7 +33,8 @@ def normalise_labels(labels: Tensor, weights: Tensor | None, num_classes: int) -
     return labels, weights / weights.sum(1, keepdim=True).clamp(min=1e-12)
 
 
-def _check_range(labels: Tensor, num_classes: int) -> None:
+def check_range(labels: Tensor, num_classes: int) -> None:
+    """DataError (on the CPU; an asynchronous assertion elsewhere) for a label beyond the classes."""
     good = (labels < num_classes).all()
     if labels.device.type == "cpu":
         if not bool(good):

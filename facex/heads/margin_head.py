@@ -16,7 +16,7 @@ from facex.heads.base import Margin, require_choice
 from facex.heads.collectives import GroupLike, Ranks
 from facex.heads.foreign import ForeignRows, last_class
 from facex.heads.gradients import GradientWindow
-from facex.heads.labels import normalise_labels
+from facex.heads.labels import check_range, normalise_labels
 from facex.heads.loss import rows_loss
 from facex.heads.sampler import ClassSampler
 from facex.heads.scoring import best_other
@@ -266,6 +266,7 @@ class MarginHead(nn.Module):
         with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
             x = self._checked(embeddings.detach())
             labels = labels.long().reshape(labels.shape[0], -1)
+            check_range(labels, self.num_classes)
             return best_other(
                 F.normalize(x) if self.normalize else x,
                 labels,

@@ -5,7 +5,6 @@ For golden values, tests and reading; MarginHead computes the same loss without 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from facex.heads.base import Margin, Rule
 from facex.heads.labels import normalise_labels
+from facex.ops import rules
 
 
 @dataclass
@@ -84,15 +84,7 @@ class ReferenceClassifier(nn.Module):
 
 def apply_rule(rule: Rule, cos: Tensor) -> Tensor:
     """The rule for negatives on a whole [B, C] matrix."""
-    name, threshold = rule.name, rule.threshold
-    if callable(name):
-        return name(cos)
-    if name == "plain":
-        return cos
-    if name == "clamp":
-        return cos.clamp(-rule.bound, rule.bound)
-    limit = torch.as_tensor(math.inf if threshold is None else threshold, dtype=cos.dtype, device=cos.device)
-    limit = limit[:, None] if limit.dim() else limit
-    if name == "zero_above":
-        return torch.where(cos > limit, torch.zeros_like(cos), cos)
-    return torch.where(cos > limit, cos * (rule.hard_t + cos), cos)
+    limit = rule.limit()
+    if limit is not None:
+        limit = torch.as_tensor(limit, dtype=cos.dtype, device=cos.device).expand(len(cos))
+    return rules.apply_rule(rule.name, cos, limit, torch.as_tensor(rule.hard_t, device=cos.device))

@@ -12,7 +12,8 @@ from facex.heads.collectives import Ranks
 from facex.heads.sharded_softmax import shard_cosine
 from facex.heads.shards import Shard
 
-_CHUNK = 16384  # classes compared at a time
+_CHUNK = 16384  # classes compared at a time, at most
+_TILE = 1 << 23  # cosines in memory, at most (but those with a few hundred classes)
 
 
 def best_other(
@@ -38,8 +39,9 @@ def best_other(
 def _best_in_shard(x: Tensor, classes: Tensor, weight: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
     best = x.new_full((x.shape[0],), -math.inf)
     index = torch.full_like(best, -1, dtype=torch.int64)
-    for start in range(0, weight.shape[0], _CHUNK):
-        rows = weight[start : start + _CHUNK]
+    chunk = max(256, min(_CHUNK, _TILE // max(1, x.shape[0])))
+    for start in range(0, weight.shape[0], chunk):
+        rows = weight[start : start + chunk]
         cos = x @ (F.normalize(rows, eps=1e-12) if normalize else rows).T
         for k in range(classes.shape[1]):
             inside = (classes[:, k] >= start) & (classes[:, k] < start + rows.shape[0])

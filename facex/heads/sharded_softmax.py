@@ -59,19 +59,12 @@ class MicroStep:
 
     def op_options(self) -> dict[str, Any]:
         """Arguments that the op's forward and backward share."""
-        rule, threshold = self.rule, self.rule.threshold
-        name = rule.name
-        if name == "clamp" and rule.bound != 1:
-            bound = rule.bound  # the op's own clamp is to [-1, 1]: this takes its generic path
-            name = lambda cos: cos.clamp(-bound, bound)  # noqa: E731
-        if threshold is not None and not isinstance(threshold, Tensor):
-            threshold = self.weight.new_full((self.columns.shape[0],), threshold)
         return {
             "scale": self.scale,
             "excluded": self.columns,
-            "rule": name,
-            "threshold": threshold,
-            "hard_t": rule.hard_t,
+            "rule": self.rule.name,
+            "threshold": self.rule.limit(),
+            "hard_t": self.rule.hard_t,
             "normalize": self.normalize,
             "bias": self.bias,
             "subset": self.subset,

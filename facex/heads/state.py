@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = "facex-head-1"
 _CHUNK = 65536  # classes read at a time
+_NUMBERS = ("class_start", "class_stop", "num_classes", "embedding_size", "steps")
 _NAME = re.compile(r"head-(\d{5})-of-(\d{5})\.safetensors")
 
 
@@ -86,6 +87,8 @@ def load_shard(head: MarginHead, directory: str | os.PathLike[str], optimizer: b
                 )
             buffer.copy_(file.get_tensor(f"margin.{name}"))
         if optimizer:
+            if "sampler" not in own.keys:
+                raise CheckpointError(f"{own.path}: no state of the class sampler: a damaged or foreign file")
             head.sampler.set_state(file.get_tensor("sampler"))
     if optimizer and head.optimizer is not None:
         head.optimizer.steps = int(own.metadata["steps"])
@@ -122,6 +125,10 @@ def _read_header(path: Path) -> _File:
         raise CheckpointError(
             f"{path}: not a head shard of this version (format {metadata.get('format')!r}, expected {FORMAT!r})"
         )
+    missing = [key for key in ("margin", "optimizer") if key not in metadata]
+    missing += [key for key in _NUMBERS if not metadata.get(key, "").isdecimal()]
+    if missing:
+        raise CheckpointError(f"{path}: its metadata lack a usable {', '.join(missing)}: a damaged or foreign file")
     return _File(path, int(metadata["class_start"]), int(metadata["class_stop"]), metadata, keys)
 
 
@@ -156,10 +163,9 @@ def _fill(value: Tensor, name: str, head: MarginHead, files: list[_File]) -> Non
             raise CheckpointError(f"{file.path}: no tensor {name!r}; it has {', '.join(sorted(file.keys))}")
         with safe_open(file.path, "pt") as opened:
             stored = opened.get_slice(name)
-            if tuple(stored.get_shape()[1:]) != tuple(value.shape[1:]):
-                raise CheckpointError(
-                    f"{file.path}: {name!r} has shape {stored.get_shape()}, expected rows of {list(value.shape[1:])}"
-                )
+            expected = [file.stop - file.start, *value.shape[1:]]
+            if list(stored.get_shape()) != expected:
+                raise CheckpointError(f"{file.path}: {name!r} has shape {stored.get_shape()}, expected {expected}")
             for first in range(low, high, _CHUNK):  # no second copy of a large shard in memory
                 last = min(first + _CHUNK, high)
                 value[first - start : last - start].copy_(stored[first - file.start : last - file.start])

@@ -9,9 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facex.errors import DataError
+from facex.errors import ConfigError, DataError
 from facex.methods import Embedding, Method
 from facex.methods.method import Nets
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of that name; "auto" is the GPU where there is one. ConfigError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name}: this machine or this PyTorch has no CUDA")
+    return device
 
 
 def plain_nets(method: Method) -> dict[str, nn.Module]:

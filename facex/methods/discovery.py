@@ -61,7 +61,7 @@ def load_method(name: str) -> type[Method]:
     if name in CORE_METHODS:
         found = _load_target(CORE_METHODS[name])
     elif "." in name:
-        found = _load_path(name)
+        found = _load_path(name, "method")
     else:
         entry = find("facex.methods", name)
         if entry is None:
@@ -72,6 +72,20 @@ def load_method(name: str) -> type[Method]:
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ConfigError(f"{name!r} is {found!r}, not a subclass of facex.methods.Method")
     return found
+
+
+def load_object(group: str, name: str) -> Any:
+    """What a plugin adds to `group` under a short name, or the object of a class path.
+
+    Raises ConfigError for a name that nobody adds (the nearest are given), PluginError where the plugin fails to import.
+    """
+    if "." in name:
+        return _load_path(name, GROUPS[group])
+    entry = find(group, name)
+    if entry is None:
+        known = [e.name for e in entries(group)]
+        raise ConfigError(f"there is no {GROUPS[group]} {name!r}{nearest(name, known)} (`facex plugins` lists them)")
+    return entry.load()
 
 
 def iter_plugins(check: bool = True, core: Mapping[str, Collection[str]] | None = None) -> Iterator[Plugin]:
@@ -134,23 +148,24 @@ def names_in(argv: Sequence[str]) -> list[str]:
 
 
 def names_in_config(path: str) -> list[str]:
-    """Every `class_path` (or string under `method`) of a YAML file; empty if it cannot be read: parsing says why."""
+    """Every word of a YAML file that may be a short class name; empty if it cannot be read: parsing says why."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return []
-    return [name for name in _class_names(content) if name.isidentifier()]
+    return list(class_names(content))
 
 
-def _class_names(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key in ("class_path", "method") and isinstance(value, str):
-                yield value
-            yield from _class_names(value)
-    elif isinstance(node, list):
+def class_names(node: Any) -> Iterator[str]:
+    """Every string in nested options that may be a short class name: a class may stand as `{class_path: X}` or as `X`."""
+    if isinstance(node, str) and node.isidentifier():
+        yield node
+    elif isinstance(node, Mapping):
+        for value in node.values():
+            yield from class_names(value)
+    elif isinstance(node, list | tuple):
         for value in node:
-            yield from _class_names(value)
+            yield from class_names(value)
 
 
 def _load_target(target: str) -> Any:
@@ -158,21 +173,23 @@ def _load_target(target: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _load_path(path: str) -> Any:
+def _load_path(path: str, kind: str) -> Any:
     module, _, name = path.replace(":", ".").rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
     except Exception as error:
-        raise ConfigError(f"cannot import the method {path!r}: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"cannot import the {kind} {path!r}: {type(error).__name__}: {error}") from error
 
 
 __all__ = [
     "GROUPS",
     "Plugin",
     "PluginReport",
+    "class_names",
     "import_for_parsing",
     "iter_plugins",
     "load_method",
+    "load_object",
     "method_names",
     "names_in",
     "names_in_config",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from facex.entrypoints import nearest
-from facex.errors import CheckpointError, ConfigError, PluginError
+from facex.errors import CheckpointError, ConfigError, FacexError, PluginError
 from facex.methods.formats import compare, shorten
 from facex.methods.spec import Format, LoadReport, Source
 
@@ -61,22 +61,28 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def build_method(class_path: str, init_args: Mapping[str, Any]) -> Method:
-    """A method from its name or class path and the arguments that a config would give it."""
+    """A method from its name or class path and the arguments that a config would give it, freshly initialised.
+
+    Raises:
+        ConfigError: no such method, or arguments that it does not accept.
+        PluginError: the plugin that adds the method or one of its parts fails to import.
+    """
     from jsonargparse import ArgumentParser
 
-    from facex.methods.discovery import import_for_parsing, load_method
+    from facex.methods.discovery import class_names, import_for_parsing, load_method
     from facex.methods.method import Method as Base
 
     cls = load_method(class_path)
-    import_for_parsing([])
+    import_for_parsing(class_names(init_args))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--method", type=Base)
     spec = {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(init_args)}
     try:
-        config = parser.parse_object({"method": spec})
+        return parser.instantiate(parser.parse_object({"method": spec})).method
+    except FacexError:
+        raise
     except Exception as error:
-        raise ConfigError(f"method {class_path}: {error}") from error
-    return parser.instantiate(config).method
+        raise ConfigError(f"method {class_path} does not accept its options: {error}") from error
 
 
 def recognise_file(state: Mapping[str, Tensor], where: str, name: str | None = None) -> tuple[str, dict[str, Any]]:

@@ -175,9 +175,15 @@ class Format:
 
 @dataclass
 class Source:
-    """A file that a network is initialised from (`init_from` in a config)."""
+    """Where a network is initialised from (`init_from` in a config): a facex run or checkpoint, or an official file.
+
+    network: take this network alone, or the file's only one for it. format: name of the official layout, where several could
+    be meant. strict: refuse tensors that are missing or left over. head: take the class centres too, which must be of the same
+    classes (they are not taken otherwise: class numbers mean something else in another data set).
+    """
 
     path: Path
     network: str | None = None
     format: str | None = None
     strict: bool = True
+    head: bool = False

@@ -65,7 +65,8 @@ def cosine_logsumexp(
     `x` [B, D] is expected normalised already; `weight` [C, D] is divided by its rows' lengths unless normalize=False.
     `excluded` [B, K] int64 names the columns that a row leaves out (-1: none). With `subset` [S] int64 only these rows
     of weight (and bias [C]) are columns, and `excluded` counts positions in it. `rule` is one of `rules.RULES` or a
-    function; `threshold` a number, [1] or [B], `hard_t` a number or a tensor with one. `compute_dtype` "bf16" or "fp16"
+    function; `threshold` a number, [1] or [B] (for "clamp" the bound on |cos|, 1 unless given), `hard_t` a number or a
+    tensor with one. `compute_dtype` "bf16" or "fp16"
     rounds the operands of the matrix products; sums stay in fp32.
     """
     options = make_options(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from facex.ops.options import COMPUTE_DTYPES, Options, accumulation_dtype
 from facex.ops.reference import excluded_mask
@@ -14,7 +15,7 @@ from facex.ops.registration import spread_rows
 from facex.ops.rules import apply_rule
 
 TILE = 1 << 20
-"""Numbers in a tile [B, chunk]."""
+"""Most numbers in a tile [B, chunk] and in a chunk's rows [chunk, D]."""
 NORM_FLOOR = 1e-12
 
 
@@ -53,7 +54,7 @@ class _Chunk:
 
 def _chunks(x: Tensor, weight: Tensor, options: Options, dtype: torch.dtype) -> Iterator[_Chunk]:
     columns = weight.shape[0] if options.subset is None else options.subset.shape[0]
-    size = max(64, min(TILE // max(1, x.shape[0]), 1 << 16))
+    size = max(64, TILE // max(1, *x.shape))
     for begin in range(0, columns, size):
         yield _Chunk(x, weight, options, begin, min(columns, begin + size), dtype)
 
@@ -142,6 +143,7 @@ class GenericCosineLogsumexp(torch.autograd.Function):
         return neg
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_neg: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, weight and bias."""
         x, weight, neg = ctx.saved_tensors

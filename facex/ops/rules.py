@@ -11,8 +11,8 @@ Rule = str | Callable[[Tensor], Tensor]
 """A built-in rule's name, or a differentiable elementwise function from cosines [B, n] to logits / scale [B, n]."""
 
 RULES = ("plain", "clamp", "zero_above", "hard")
-"""plain: c. clamp: c limited to [-1, 1]. zero_above: 0 where c > threshold (insightface's inter-class filter).
-hard: c * (t + c) where c > threshold (CurricularFace)."""
+"""plain: c. clamp: c limited to [-threshold, threshold], by default [-1, 1], with no gradient outside. zero_above: 0
+where c > threshold (insightface's inter-class filter). hard: c * (t + c) where c > threshold (CurricularFace)."""
 
 
 def check_rule(rule: Rule, threshold: Tensor | None, hard_t: Tensor | None) -> None:
@@ -32,7 +32,9 @@ def apply_rule(rule: Rule, cosine: Tensor, threshold: Tensor | None, hard_t: Ten
     if callable(rule):
         return rule(cosine)
     if rule == "clamp":
-        return cosine.clamp(-1.0, 1.0)
+        if threshold is None:
+            return cosine.clamp(-1.0, 1.0)
+        return torch.clamp(cosine, -threshold[:, None], threshold[:, None])
     if rule == "zero_above":
         assert threshold is not None
         return torch.where(cosine > threshold[:, None], torch.zeros_like(cosine), cosine)

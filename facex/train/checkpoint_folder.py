@@ -73,6 +73,10 @@ class Checkpoint:
         """Refuse to resume sharded optimizer state on another number of ranks, naming the command that helps."""
         theirs, stage = int(self.meta["world_size"]), int(self.meta.get("zero", 0))
         if self.meta.get("universal"):
+            if zero not in (1, 2):
+                raise CheckpointError(
+                    f"{self.path} was converted from trainer.zero={stage}: resume it with 1 or 2, not {zero}"
+                )
             stage = 0
         if stage != zero and (stage or zero) and not self.meta.get("universal"):
             raise CheckpointError(f"{self.path} was written with trainer.zero={stage}, not {zero}; resume with {stage}")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from facex.data.transforms import Transform
 from facex.methods import Method
 from facex.methods.spec import Source
+from facex.train.samplers import OrderName
 
 Precision = Literal["fp32", "bf16", "fp16"]
 ClipScope = Literal["network", "joint", "per_tensor"]
@@ -38,6 +39,14 @@ class DataConfig:
     """Decoding threads of this process; unset: the CPU cores of the machine shared among its ranks."""
     prefetch: int = 4
     """Global batches decoded ahead."""
+    order: OrderName = "facex"
+    """facex: a new permutation in each epoch, the same micro-batches on any number of ranks; distributed_sampler: torch's, as
+    arcface_torch uses it; magface_list: MagFace's slices of the list, in one order for all epochs."""
+    dataset: str | None = None
+    """Data set class of a plugin (short name or class path) instead of the built-in readers; it is called with data.path, and
+    color, fields and dataset_options by name."""
+    dataset_options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of `dataset`."""
 
 
 @dataclass
@@ -159,6 +168,9 @@ class TrainerConfig:
     """Samples of one optimizer step, over all ranks and accumulation steps."""
     micro_batch: int | None = None
     """Samples of one forward pass on one rank; unset: global_batch / ranks. Accumulation follows."""
+    accumulation: Literal["mean", "sum"] = "mean"
+    """Gradients of a rank's micro-batches are averaged, or added up as arcface_torch does (then the rate means something else
+    on another number of ranks)."""
     epochs: float | None = None
     """Length of the run in epochs (give this or steps)."""
     steps: int | None = None

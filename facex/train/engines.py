@@ -57,6 +57,8 @@ class NetworkEngine:
         self.scale = scale
         self.zero = config.trainer.zero
         self.window = plan.accumulation * self.every
+        # what a micro-batch's loss is divided by
+        self._share = self.every if config.trainer.accumulation == "sum" else self.window
         groups = method.param_groups(name)
         check_groups(name, self.module, groups)
         self.groups = resolve_groups(settings, groups)
@@ -111,7 +113,7 @@ class NetworkEngine:
     def backward(self, loss: Tensor, last: bool) -> None:
         """Add the gradient of one micro-batch's loss to the window; `last`: the window closes with it."""
         self.engine.set_gradient_accumulation_boundary(last)
-        self.engine.backward(loss * (self.scale.value / self.window), scale_wrt_gas=False)
+        self.engine.backward(loss * (self.scale.value / self._share), scale_wrt_gas=False)
 
     def closes(self) -> bool:
         """Whether the window closes with the global batch that is being trained on."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from facex.errors import ConfigError
+from facex.eval.run import evaluate_bins, load_bins
 from facex.methods import Method
 from facex.train import distributed
 from facex.train.checkpoint_files import random_state, restore_random_state
@@ -66,32 +66,33 @@ def broadcast(tensors: list[Tensor]) -> None:
 
 
 class Evaluator:
-    """Runs the verification sets of a config; every rank takes part."""
+    """Runs the verification sets of a config; every rank takes part.
+
+    The sets are read once, at the start (encoded pictures stay in memory): a bad file shows before anything is trained.
+    """
 
     def __init__(self, config: EvaluationConfig, method: Method, networks: Networks, ranks: Ranks) -> None:
         self.config, self._method, self._networks, self._ranks = config, method, networks, ranks
-        self.paths = [expand(p, "evaluation.bins") for p in config.bins]
-        missing = [str(p) for p in self.paths if not p.is_file()]
-        if missing:
+        paths = [expand(p, "evaluation.bins") for p in config.bins]
+        if missing := [str(p) for p in paths if not p.exists()]:
             raise ConfigError(f"evaluation.bins: no such file: {', '.join(missing)}")
-        names = [p.stem for p in self.paths]
+        self.sets = load_bins(paths)
+        names = [one.name for one in self.sets]
         if config.selection is not None and config.selection not in names:
             raise ConfigError(
                 f"evaluation.selection='{config.selection}' is none of the sets in evaluation.bins ({', '.join(names) or 'none'})"
             )
 
     def __bool__(self) -> bool:
-        return bool(self.paths)
+        return bool(self.sets)
 
     def run(self) -> dict[str, dict[str, Any]]:
         """Results by set name, equal on every rank: at least {"accuracy": 0..1}."""
-        from facex.eval.run import evaluate_bins
-
         with undisturbed(self._method, self._networks), torch.no_grad():
             found = evaluate_bins(
                 self._method,
                 self._networks.nets(),
-                self.paths,
+                self.sets,
                 device=self._ranks.device,
                 batch_size=self.config.batch_size,
                 flip=self.config.flip,
@@ -110,5 +111,5 @@ def plain_results(found: Any) -> dict[str, dict[str, Any]]:
     out: dict[str, dict[str, Any]] = {}
     for name, result in dict(found).items():
         values = result if isinstance(result, dict) else vars(result)
-        out[Path(str(name)).stem] = {k: v for k, v in values.items() if isinstance(v, int | float | str | dict)}
+        out[str(name)] = {k: v for k, v in values.items() if isinstance(v, int | float | str | dict)}
     return out

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from facex.errors import ConfigError
-from facex.methods import HeadSpec
+from facex.errors import CheckpointError, ConfigError
+from facex.methods import HeadSpec, LoadReport, Method
+from facex.methods.loading import choose_format, read_state
+from facex.methods.spec import Source
 from facex.train import distributed
+from facex.train.checkpoint_folder import open_checkpoint
 from facex.train.config import HeadConfig, OptimizerConfig
 from facex.train.launch import Ranks
+
+if TYPE_CHECKING:
+    from facex.heads.base import Margin
 
 SMALL = 2**22  # class centres times dimension: 8,192 x 512
 
@@ -93,3 +102,42 @@ class TrainedHead:
             norm = float(self.module.grad_sq_norm(loss_scale).sqrt())
             coefficient *= min(1.0, self.config.clip / (norm + 1e-6))
         self.module.step(self.lr(network_lr), loss_scale=loss_scale, clip_coef=coefficient)
+
+
+def init_head(head: TrainedHead | None, method: Method, sources: Sequence[Source]) -> list[LoadReport]:
+    """Take the class centres of every source that says `head: true`, with the margin's running values; each rank its rows.
+
+    Raises CheckpointError or ConfigError: no centres there, another class count or embedding size, another margin's values.
+    """
+    reports = []
+    for source in (s for s in sources if s.head):
+        where = str(source.path)
+        if head is None:
+            raise ConfigError(f"init_from {where}: head is true, but {type(method).__name__} has no head")
+        if Path(source.path).is_dir():
+            folder = open_checkpoint(source.path).head_dir
+            if not folder.is_dir():
+                raise CheckpointError(f"{where}: holds no class centres; leave out `head: true`")
+            head.module.load(folder, optimizer=False)
+        else:
+            state = read_state(source.path)
+            content = choose_format(method, state, source.format, where).read(dict(state))
+            if content.get("head") is None:
+                raise CheckpointError(f"{where}: holds no class centres; leave out `head: true`")
+            head.module.load_weight(content["head"])
+            load_running_values(head.module.margin, content.get("meta", {}).get("margin", {}), where)
+        reports.append(LoadReport(f"{where} -> head", [f"{head.classes} class centres"]))
+    return reports
+
+
+@torch.no_grad()
+def load_running_values(margin: Margin, values: Mapping[str, Tensor], where: str) -> None:
+    """Copy running values of an official file into the margin's buffers; CheckpointError for one that it does not have."""
+    buffers = dict(margin.named_buffers())
+    for name, value in values.items():
+        if name not in buffers or buffers[name].numel() != value.numel():
+            raise CheckpointError(
+                f"{where}: the file holds the margin's running value {name} {list(value.shape)}, "
+                f"{type(margin).__name__} has no such value: choose the margin it was trained with (--options)"
+            )
+        buffers[name].copy_(value.view_as(buffers[name]))

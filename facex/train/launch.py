@@ -15,7 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from facex.errors import ConfigError
+from facex.errors import ConfigError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -48,25 +48,26 @@ def start(timeout_seconds: float = 600.0) -> Ranks:
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores_per_rank())
     if not dist.is_initialized():
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds), rank=rank, world_size=world)
+        _meet(rank, world, "nccl" if device.type == "cuda" else "gloo", timeout_seconds)
     _join_deepspeed()
     return Ranks(dist.get_rank(), dist.get_world_size(), local, device)
+
+
+def _meet(rank: int, world: int, backend: str, timeout_seconds: float) -> None:
+    where = f"{os.environ.get('MASTER_ADDR', '(MASTER_ADDR is not set)')}:{os.environ.get('MASTER_PORT', '(MASTER_PORT is not set)')}"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds), rank=rank, world_size=world)
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"rank {rank} could not meet the other {world - 1} rank(s) at {where} within {timeout_seconds:g} s: were all started, "
+            f"can they reach that address, is the port free? [{error}]"
+        ) from error
 
 
 def cores_per_rank() -> int:
     """CPU cores of this machine for each of its ranks (the deepspeed launcher and torchrun say how many there are)."""
     local = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or 1)
     return max(1, len(os.sched_getaffinity(0)) // local)
-
-
-def check_local_rank(argument: int | None) -> None:
-    """Compare the launcher's `--local_rank` with LOCAL_RANK; set the variable where only the argument was given."""
-    if argument is None or argument < 0:
-        return
-    given = os.environ.setdefault("LOCAL_RANK", str(argument))
-    if int(given) != argument:
-        raise ConfigError(f"--local_rank={argument} contradicts LOCAL_RANK={given} in the environment")
 
 
 def _single_process_defaults() -> None:

@@ -4,12 +4,13 @@ needed)."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from facex.errors import CheckpointError, ConfigError, PluginError
+from facex.methods.loading import build_method
 from facex.methods.method import Method
 from facex.train.checkpoint_folder import Checkpoint, open_checkpoint
 from facex.train.method_state import load_method_state
@@ -31,46 +32,22 @@ def load_run(path: str | os.PathLike[str], which: str | int = "last") -> LoadedR
     file that is missing or damaged, or says how the architectures differ.
     """
     checkpoint = open_checkpoint(path, which)
-    method = build_method(checkpoint)
+    method = method_of(checkpoint)
     where = str(checkpoint.path / "method.safetensors")
     load_method_state(method, checkpoint.method_state(), where, checkpoint.describe())
     method.train(False)
     return LoadedRun(method, checkpoint.meta, checkpoint.path)
 
 
-def build_method(checkpoint: Checkpoint) -> Method:
+def method_of(checkpoint: Checkpoint) -> Method:
     """The method of `meta.json` (`{"class_path": ..., "init_args": {...}}`), freshly initialised."""
-    from jsonargparse import ArgumentParser
-
-    from facex.methods.discovery import import_for_parsing, load_method
-
     where = checkpoint.path / "meta.json"
     spec = checkpoint.meta.get("method")
     if not isinstance(spec, Mapping) or not isinstance(spec.get("class_path"), str):
         raise CheckpointError(f"{where} does not say which method it is (no method.class_path)")
     try:
-        kind = load_method(spec["class_path"])
-        import_for_parsing(_short_names(spec.get("init_args", {})))
+        return build_method(spec["class_path"], spec.get("init_args") or {})
     except (ConfigError, PluginError) as error:
-        raise CheckpointError(f"{where}: its method cannot be loaded; is the plugin installed? {error}") from error
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--method", type=Method)
-    full = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": dict(spec.get("init_args") or {})}
-    try:
-        method = parser.instantiate(parser.parse_object({"method": full})).method
-    except Exception as error:
-        raise CheckpointError(f"{where}: {full['class_path']} does not accept its options: {error}") from error
-    assert isinstance(method, Method)
-    return method
-
-
-def _short_names(node: Any) -> Iterator[str]:
-    """Every class name in nested options that is a short one."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if key == "class_path" and isinstance(value, str) and value.isidentifier():
-                yield value
-            yield from _short_names(value)
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from _short_names(value)
+        raise CheckpointError(
+            f"{where}: its method cannot be loaded; is the plugin installed, in a version that fits? {error}"
+        ) from error

@@ -7,6 +7,9 @@ import importlib
 import inspect
 import json
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,11 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from facex.data.transforms import Transform
+from facex.entrypoints import nearest
 from facex.errors import ConfigError
-from facex.methods.discovery import import_for_parsing, load_method, names_in
+from facex.launchers import set_local_rank
+from facex.methods.discovery import class_names, import_for_parsing, load_method, names_in
 from facex.train.config import TrainConfig
 
 
@@ -54,8 +60,11 @@ def parse(argv: list[str]) -> Parsed:
     if method is not None and ("--help" in argv or "-h" in argv):
         parser.print_help()  # the run's options, then the method's own
         argv = [f"--method.help={method}"]
+    elif method is not None and "--method.help" in argv:
+        argv = [f"--method.help={method}"]  # without a name it would describe the base class
     try:
-        cfg = parser.parse_args(argv)
+        with _program_name():
+            cfg = parser.parse_args(argv)
     except Exception as error:
         raise ConfigError(explain(str(error), parser)) from error
     if block is not None:
@@ -65,7 +74,7 @@ def parse(argv: list[str]) -> Parsed:
 
 def parse_object(options: dict[str, Any]) -> Parsed:
     """A configuration from plain data, nested as in YAML."""
-    import_for_parsing(_names(options))
+    import_for_parsing(class_names(options))
     parser = build_parser()
     try:
         cfg = parser.parse_object(options)
@@ -74,10 +83,14 @@ def parse_object(options: dict[str, Any]) -> Parsed:
     return _build(parser, cfg)
 
 
-def _names(options: dict[str, Any]) -> list[str]:
-    method = options.get("method", {})
-    name = method if isinstance(method, str) else method.get("class_path", "")
-    return [name] if name and "." not in name else []
+@contextmanager
+def _program_name() -> Iterator[None]:
+    """The help of a class (`--method.help`) takes the name of the program from sys.argv."""
+    before, sys.argv = sys.argv, ["facex train", *sys.argv[1:]]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def _build(parser: ArgumentParser, cfg: Namespace) -> Parsed:
@@ -87,7 +100,7 @@ def _build(parser: ArgumentParser, cfg: Namespace) -> Parsed:
     torch.manual_seed(int(cfg.trainer.seed))  # networks start the same in every run with this seed, and on every rank
     try:
         built = parser.instantiate(cfg)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"the method cannot be built: {error}") from error
     return Parsed(TrainConfig(**built.as_dict()) if isinstance(built, Namespace) else built, resolved, text)
 
@@ -95,8 +108,6 @@ def _build(parser: ArgumentParser, cfg: Namespace) -> Parsed:
 def take_launcher_options(argv: list[str]) -> tuple[list[str], dict[str, Any] | None]:
     """Take out what DeepSpeed's users type: `--local_rank N`, `--deepspeed`, `--deepspeed_config FILE` (its content
     replaces the `deepspeed:` block)."""
-    from facex.train.launch import check_local_rank
-
     rest: list[str] = []
     block: dict[str, Any] | None = None
     words = iter(range(len(argv)))
@@ -110,7 +121,7 @@ def take_launcher_options(argv: list[str]) -> tuple[list[str], dict[str, Any] | 
                 inline = following
                 next(words, None)
             if "local" in word:
-                check_local_rank(int(inline))
+                set_local_rank(word, inline)
             else:
                 block = read_deepspeed_config(Path(inline))
         elif word == "--deepspeed" and not inline and (following is None or following.startswith("--")):
@@ -147,8 +158,10 @@ def _plain(value: str) -> str | None:
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
-    """The parser's message with the nearest valid key beside every unknown one."""
+    """The parser's message with the nearest valid name beside every unknown key and every unknown class."""
     text = message.strip()
+    if found := unknown_class(text):
+        return found
     known = known_keys(parser) + options_of_class(text)
     for unknown in unknown_keys(text):
         last = unknown.rsplit(".", 1)[-1]
@@ -160,6 +173,28 @@ def explain(message: str, parser: ArgumentParser) -> str:
             return f"unknown key '{unknown}': did you mean '{close[0]}'? [{text}]"
         return f"unknown key '{unknown}' (`facex train --help` lists the valid ones) [{text}]"
     return text
+
+
+def unknown_class(text: str) -> str | None:
+    """What to say when the parser's message is about a margin or a transform that does not exist; None if it is not."""
+    found = re.search(r"Expected a dot import path string: (\w+)", text)
+    if found is None:
+        return None
+    keys = re.findall(r"Parser key \"([\w.]+)\"", text[: found.start()])
+    key = keys[-1].rsplit(".", 1)[-1] if keys else ""
+    if key == "margin":
+        from facex.heads.margins import available
+
+        return f"there is no margin {found.group(1)!r}{nearest(found.group(1), available())}"
+    if key == "transforms":
+        known = {kind.__name__ for kind in _subclasses(Transform) if not inspect.isabstract(kind)}
+        return f"there is no transform {found.group(1)!r}{nearest(found.group(1), known)}"
+    return f"{key or 'an option'}: there is no class {found.group(1)!r} [{text}]"
+
+
+def _subclasses(kind: type) -> set[type]:
+    direct: set[type] = set(kind.__subclasses__())
+    return direct.union(*(_subclasses(each) for each in direct))
 
 
 def unknown_keys(text: str) -> list[str]:
@@ -177,10 +212,10 @@ def unknown_keys(text: str) -> list[str]:
 
 def options_of_class(text: str) -> list[str]:
     """The options of the class that a message is about, if it is about one."""
-    found = re.search(r"class_path '([\w.]+)'", text)
-    if found is None:
+    found = re.findall(r"class_path '([\w.]+)'", text)
+    if not found:
         return []
-    module, _, name = found.group(1).rpartition(".")
+    module, _, name = found[-1].rpartition(".")  # the innermost class
     try:
         kind = getattr(importlib.import_module(module), name)
         return [p for p in inspect.signature(kind.__init__).parameters if p != "self"]

@@ -176,12 +176,16 @@ class Progress:
 
 
 class StepTimer:
-    """Seconds spent in the parts of a step (data, forward, backward, head, optimizer). On a GPU the parts are timed
-    with CUDA events, read only by `take`, so that nothing waits in between."""
+    """Seconds spent in the parts of a step (data, forward, head, backward, optimizer), summed over its micro-batches.
+
+    On a GPU the parts are timed with CUDA events, read only by `take`, so that nothing waits in between: `data` is then
+    how long the GPU stood idle for data.
+    """
 
     def __init__(self, device: torch.device | str = "cpu", enabled: bool = True) -> None:
         self.enabled = enabled
         self._cuda = torch.device(device).type == "cuda"
+        self.total: dict[str, float] = {}  # all that was taken so far
         self._seconds: dict[str, float] = {}
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -208,10 +212,12 @@ class StepTimer:
         for part, begin, end in self._events:
             self._seconds[part] = self._seconds.get(part, 0.0) + begin.elapsed_time(end) / 1000
         taken, self._seconds, self._events = self._seconds, {}, []
+        for part, value in taken.items():
+            self.total[part] = self.total.get(part, 0.0) + value
         return taken
 
-    @staticmethod
-    def shares(seconds: Mapping[str, float]) -> str:
-        """In words: `data 3%  forward 41%  ...`."""
-        total = sum(seconds.values()) or 1.0
-        return "  ".join(f"{part} {value / total:.0%}" for part, value in seconds.items())
+
+def shares(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Each part's share of the sum, 0..1."""
+    total = sum(seconds.values()) or 1.0
+    return {part: value / total for part, value in seconds.items()}

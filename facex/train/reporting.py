@@ -15,7 +15,7 @@ from facex.methods import Visuals
 from facex.train import distributed
 from facex.train.logging import MetricsLogger
 from facex.train.optim import group_table
-from facex.train.progress import Progress, format_table
+from facex.train.progress import Progress, format_table, shares
 
 if TYPE_CHECKING:
     from facex.train.checkpoint import Checkpoint
@@ -35,9 +35,7 @@ class Reporter:
         """Say what will be done and open the logs."""
         t = self._t
         done = t.clock.batches
-        here = resumed is not None and resumed.path.is_relative_to(
-            t.output.resolve() if resumed.path.is_absolute() else t.output
-        )
+        here = resumed is not None and resumed.path.resolve().is_relative_to(t.output.resolve())
         self._logger = MetricsLogger(
             t.output, t.config.logging, t.ranks.rank, done if here else None, self._config_data or None
         )
@@ -57,6 +55,8 @@ class Reporter:
             f"batch    {p.global_batch} = {p.micro_batch} x {p.accumulation} accumulation x {t.ranks.world_size} ranks; "
             f"{p.batches_per_epoch} an epoch, {p.total_batches} in all"
         )
+        if t.clock.batches >= t.end:
+            yield f"nothing  is left to train: {t.clock.batches} of {p.total_batches} batches are done"
         yield f"engine   {c.trainer.precision}, ZeRO-{c.trainer.zero}, {t.ranks.device.type}, seed {c.trainer.seed}"
         for name, engine in t.networks.engines.items():
             every = f", stepped every {engine.every} batches" if engine.every > 1 else ""
@@ -90,6 +90,7 @@ class Reporter:
         if t.scale.active:
             extra["loss_scale"] = t.scale.value
         assert self._progress is not None and self._logger is not None
+        extra |= {f"share/{part}": share for part, share in shares(t.timer.take()).items()}
         extra["images_per_second"] = self._progress.speed.recent()
         self._logger.log(t.clock.batches, {**read, **extra})
         self._shown = {k.removesuffix("/loss"): v for k, v in read.items() if k.endswith("/loss")}
@@ -140,6 +141,8 @@ class Reporter:
         if self._progress is None:
             return
         rows = [("what", "value"), ("steps", str(result.steps)), ("images/s", f"{result.images_per_second:,.1f}")]
+        if self._t.timer.total:
+            rows.append(("time", "  ".join(f"{p} {s:.0%}" for p, s in shares(self._t.timer.total).items())))
         rows += [(name, f"{value:.4f}") for name, value in result.losses.items() if name.endswith("/loss")]
         if result.evaluations:
             step, last = list(result.evaluations.items())[-1]

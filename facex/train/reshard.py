@@ -46,6 +46,12 @@ def reshard_run(run: str | os.PathLike[str], world_size: int, which: str | int =
         )
     if source.meta.get("universal"):
         raise CheckpointError(f"{source.path} has been converted already: it can be resumed on any number of ranks")
+    order = source.meta.get("order", "facex")
+    if order != "facex":
+        raise CheckpointError(
+            f"{source.path} was trained with data.order={order}, which gives each rank a list of its own: resume it on "
+            f"{source.meta['world_size']} ranks"
+        )
     folder = source.path.parent
     final = folder / f"{step_name(int(source.meta['step']))}_world{world_size}"
     temporary = folder / f".{final.name}.part"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from facex.errors import CheckpointError, ConfigError
-from facex.train import checkpoint_files
+from facex.errors import CheckpointError, ConfigError, TrainingError
+from facex.train import checkpoint_files, distributed
 from facex.train.checkpoint import ENGINE_TAG, Checkpoint, CheckpointManager, open_checkpoint
 from facex.train.checkpoint_folder import latest_name
 from facex.train.config import TrainerConfig
@@ -32,7 +32,13 @@ def find_resume(config: TrainerConfig) -> Checkpoint | None:
         return None
     if config.resume == "auto":
         return None if latest_name(folder) is None else open_checkpoint(config.output)
-    return open_checkpoint(config.resume)
+    checkpoint = open_checkpoint(config.resume)
+    if latest_name(folder) is not None and folder.resolve() not in checkpoint.path.resolve().parents:
+        raise ConfigError(
+            f"{config.output} already holds checkpoints, and trainer.resume={config.resume} is another run's; go on with "
+            "--trainer.resume auto, or choose another --trainer.output"
+        )
+    return checkpoint
 
 
 class RunState:
@@ -67,10 +73,12 @@ class RunState:
     def save(self, score: float | None) -> Path:
         """Write a checkpoint of this moment; every rank calls it."""
         t = self._t
+        state = method_state(t.method, self._gather(), keep=t.ranks.first)
+        distributed.together(lambda: self._check_finite(state), "the check before a checkpoint")
         return self.manager.save(
             t.clock.batches,
             meta=self._meta(),
-            method_state=method_state(t.method, self._gather(), keep=t.ranks.first),
+            method_state=state,
             save_engines=self._save_engines,
             save_head=None if t.head is None else t.head.module.save,
             rank_state={
@@ -79,6 +87,21 @@ class RunState:
             },
             score=score,
         )
+
+    def _check_finite(self, state: Mapping[str, torch.Tensor]) -> None:
+        """A gradient may overflow at a finite loss: weights that are lost must not replace the last good checkpoint."""
+        head = {} if self._t.head is None else {"class centres": self._t.head.module.weight.detach()}
+        bad = [
+            name
+            for name, value in {**state, **head}.items()
+            if value.is_floating_point() and not bool(torch.isfinite(value.sum(dtype=torch.float64)))
+        ]
+        if bad:
+            raise TrainingError(
+                f"after step {self._t.clock.batches} on rank {self._t.ranks.rank} these are not finite: {', '.join(bad[:4])}"
+                f"{', ...' if len(bad) > 4 else ''} ({len(bad)}); no checkpoint was written, earlier ones are as they were. "
+                "Lower the learning rate or clip gradients, and go on with --trainer.resume auto"
+            )
 
     def _gather(self) -> Any:
         if self._t.config.trainer.zero < 3:
@@ -102,6 +125,7 @@ class RunState:
             "num_classes": t.dataset.num_classes,
             "samples": len(t.dataset),
             "seed": t.config.trainer.seed,
+            "order": t.config.data.order,
             "global_batch": t.plan.global_batch,
             "zero": t.config.trainer.zero,
             "precision": t.config.trainer.precision,
@@ -167,12 +191,24 @@ class RunState:
 
     def _check(self, meta: Mapping[str, Any], path: Path) -> None:
         t = self._t
+        if "engines" not in meta:
+            raise CheckpointError(
+                f"{path} is a converted model without optimizer state, so no run can go on from it; start from it with "
+                f"--init_from '[{{path: {path}}}]' and another --trainer.output"
+            )
         if meta["num_classes"] != t.dataset.num_classes and t.head is not None:
             raise CheckpointError(
                 f"{path} was trained on {meta['num_classes']} classes, {t.config.data.path} has {t.dataset.num_classes}; resume "
                 "with the same data, or start anew with init_from"
             )
-        wanted = {"samples": len(t.dataset), "seed": t.config.trainer.seed, "global_batch": t.plan.global_batch}
+        wanted: dict[str, Any] = {
+            "samples": len(t.dataset),
+            "seed": t.config.trainer.seed,
+            "global_batch": t.plan.global_batch,
+        }
+        wanted["order"] = t.config.data.order
+        if t.config.data.order != "facex":  # each rank has a list of its own
+            wanted["world_size"] = t.ranks.world_size
         for key, value in wanted.items():
             if meta[key] != value:
                 raise CheckpointError(

@@ -2,10 +2,9 @@
 
 distributed_sampler  torch's DistributedSampler as arcface_torch uses it: generator seed = seed + epoch, wrap-around
                      padding, rank r reads every W-th entry
-magface_list         MagFace's distributed loader: each rank reads one contiguous slice of the list whose last
-line is
-                     also the next rank's first, the remainder is dropped, and the order within a slice is the same
-                     permutation in every epoch
+magface_list         MagFace's distributed loader: each rank reads one contiguous slice of the list whose last line is also
+                     the next rank's first, the remainder is dropped, and the order within a slice is the same permutation
+                     in every epoch
 """
 
 from __future__ import annotations

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from facex.data.loader import BatchLoader
+from facex.data.order import BatchShape, Order
 from facex.data.transforms import HorizontalFlip
 from facex.errors import ConfigError, DataError
 from facex.methods import HeadSpec, Method
-from facex.train.config import TrainConfig
+from facex.methods.discovery import load_object
+from facex.train.config import DataConfig, TrainConfig
 from facex.train.engines import NetworkEngine, Plan
 from facex.train.head import TrainedHead
 from facex.train.launch import Ranks, cores_per_rank
 from facex.train.paths import expand
 from facex.train.precision import FrozenNetwork, LossScale
+from facex.train.samplers import build_order
 
 
 @dataclass
@@ -35,16 +38,28 @@ def open_data(config: TrainConfig, method: Method, ranks: Ranks) -> Any:
     from facex.data import open_dataset
 
     data = config.data
+    color, fields = data.color or method.input.color, tuple(sorted(method.needs))
+    if data.dataset is not None:
+        kind = load_object("facex.datasets", data.dataset)
+        try:
+            dataset = kind(expand(data.path, "data.path"), color=color, fields=fields, **data.dataset_options)
+        except TypeError as error:
+            raise ConfigError(f"data.dataset {data.dataset} does not accept its options: {error}") from error
+        return _with_classes(data, dataset)
     dataset = open_dataset(
         expand(data.path, "data.path"),
-        color=data.color or method.input.color,
+        color=color,
         size=data.size,
-        fields=tuple(sorted(method.needs)),
+        fields=fields,
         on_error=data.on_error,
         threads=data.threads or cores_per_rank(),
         allow_ignored=data.allow_ignored,
         root=None if data.root is None else expand(data.root, "data.root"),
     )
+    return _with_classes(data, dataset)
+
+
+def _with_classes(data: DataConfig, dataset: Any) -> Any:
     if data.num_classes is not None and dataset.num_classes != data.num_classes:
         raise DataError(
             f"{data.path} has {dataset.num_classes} classes, data.num_classes says {data.num_classes}; correct one of them"
@@ -55,21 +70,49 @@ def open_data(config: TrainConfig, method: Method, ranks: Ranks) -> Any:
 def make_plan(config: TrainConfig, ranks: Ranks, samples: int) -> Plan:
     """Micro-batch, accumulation and length of the run; ConfigError when they do not divide."""
     t = config.trainer
+    _check_counts(config)
     micro = t.micro_batch or max(t.global_batch // ranks.world_size, 1)
-    if t.global_batch < 1 or t.global_batch % (micro * ranks.world_size):
+    if t.global_batch % (micro * ranks.world_size):
         raise ConfigError(
             f"trainer.global_batch={t.global_batch} is not a multiple of micro_batch {micro} x {ranks.world_size} ranks; "
             f"the nearest that is: {max(t.global_batch // (micro * ranks.world_size), 1) * micro * ranks.world_size}"
         )
-    per_epoch = samples // t.global_batch
-    if per_epoch == 0:
+    if samples < t.global_batch:
         raise ConfigError(f"the data hold {samples} samples, fewer than trainer.global_batch={t.global_batch}")
+    per_epoch = _order(config, samples, micro, ranks).batches_per_epoch
     if (t.epochs is None) == (t.steps is None):
         raise ConfigError("give the length of the run: either trainer.epochs or trainer.steps")
     total = t.steps if t.steps is not None else round((t.epochs or 0) * per_epoch)
     if total < 1:
         raise ConfigError(f"the run has no steps (epochs={t.epochs}, {per_epoch} batches an epoch)")
     return Plan(t.global_batch, micro, t.global_batch // (micro * ranks.world_size), per_epoch, total)
+
+
+def _check_counts(config: TrainConfig) -> None:
+    """Refuse numbers that would divide by zero, or be taken for "unset"."""
+    t = config.trainer
+    least = {
+        "global_batch": 1,
+        "micro_batch": 1,
+        "log_every": 1,
+        "max_steps": 1,
+        "visuals_every": 0,
+        "checkpoint_every": 0,
+    }
+    for name, low in least.items():
+        value = getattr(t, name)
+        if value is not None and value < low:
+            raise ConfigError(f"trainer.{name}={value}: at least {low}")
+    if config.evaluation.every < 0 or config.evaluation.batch_size < 1:
+        raise ConfigError("evaluation.every must be at least 0 and evaluation.batch_size at least 1")
+    for name, network in config.networks.items():
+        if network.every < 1:
+            raise ConfigError(f"networks.{name}.every={network.every}: at least 1")
+
+
+def _order(config: TrainConfig, samples: int, micro: int, ranks: Ranks) -> Order:
+    shape = BatchShape(config.trainer.global_batch, micro, ranks.rank, ranks.world_size)
+    return build_order(config.data.order, samples, shape, config.trainer.seed)
 
 
 def make_loader(config: TrainConfig, dataset: Any, plan: Plan, ranks: Ranks) -> BatchLoader:
@@ -85,6 +128,7 @@ def make_loader(config: TrainConfig, dataset: Any, plan: Plan, ranks: Ranks) -> 
         device=ranks.device,
         transforms=(HorizontalFlip(),) if transforms is None else tuple(transforms),
         prefetch=config.data.prefetch,
+        order=_order(config, len(dataset), plan.micro_batch, ranks),
     )
 
 

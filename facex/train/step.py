@@ -15,6 +15,7 @@ from facex.train.engines import NetworkEngine
 from facex.train.head import TrainedHead
 from facex.train.nonfinite import LossWatch
 from facex.train.precision import LossScale
+from facex.train.progress import StepTimer
 
 
 class Stepper:
@@ -32,10 +33,11 @@ class Stepper:
         shared: Shared,
         scale: LossScale,
         watch: LossWatch,
+        timer: StepTimer,
         channels_last: bool = False,
     ) -> None:
         self.method, self.engines, self.head, self.shared = method, engines, head, shared
-        self.scale, self.watch = scale, watch
+        self.scale, self.watch, self.timer = scale, watch, timer
         self._channels_last = channels_last
         self._logs: dict[str, Tensor] = {}
         self._collect = False
@@ -48,7 +50,8 @@ class Stepper:
         generators = [self._generate(b, c) for b, c in zip(batches, contexts, strict=True)]
         done: dict[str, int] = {}
         while (network := self._lock_step(generators, batches, done)) is not None:
-            self._applied(network, contexts[0])
+            with self.timer.span("optimizer"):
+                self._applied(network, contexts[0])
         for generator in generators:
             generator.close()
         return {name: value / len(batches) for name, value in self._logs.items()}
@@ -66,7 +69,8 @@ class Stepper:
         """Bring every micro-batch to its next Update and through its backward; the network's name, None at the end."""
         network: str | None = None
         for place, (generator, batch) in enumerate(zip(generators, batches, strict=True)):
-            update = next(generator, None)
+            with self.timer.span("forward"):
+                update = next(generator, None)
             name = None if update is None else update.network
             if place and name != network:
                 raise TrainingError(
@@ -106,7 +110,8 @@ class Stepper:
             assert self.head is not None
             if update.labels is None:
                 raise ConfigError(f"an Update of network '{update.network}' brings embeddings without labels")
-            output = self.head.module(update.embeddings.float(), update.labels, update.label_weights)
+            with self.timer.span("head"):
+                output = self.head.module(update.embeddings.float(), update.labels, update.label_weights)
             total = output.loss if total is None else total + output.loss
             parts["head"] = output.loss
             self._log("head", output.logs)
@@ -115,7 +120,8 @@ class Stepper:
         self.watch.note(update.network, total, batch.index)
         if engine.unscaler is not None:
             engine.unscaler.note(total)
-        engine.backward(total, last=last and engine.closes())
+        with self.timer.span("backward"):  # the head's too: it is one graph
+            engine.backward(total, last=last and engine.closes())
         self._add(f"{prefix}/loss", total)
         self._log(prefix, parts)
         self._log(prefix, update.logs)
@@ -157,7 +163,11 @@ class Stepper:
     def _log(self, prefix: str, values: dict[str, Any]) -> None:
         if self._collect:
             for name, value in values.items():
-                self._add(f"{prefix}/{name}", torch.as_tensor(value, device=self.shared.ranks.device))
+                # PREFIX/loss is the sum of all losses: one that a method calls so itself stands beside it
+                self._add(
+                    f"{prefix}/{'own_loss' if name == 'loss' else name}",
+                    torch.as_tensor(value, device=self.shared.ranks.device),
+                )
 
     def _add(self, name: str, value: Tensor) -> None:
         value = value.detach().float().mean()

@@ -17,8 +17,10 @@ from facex.train import distributed, launch, setup
 from facex.train.config import TrainConfig
 from facex.train.context import Clock, Shared, StepContext
 from facex.train.evaluation import Evaluator, set_mode
+from facex.train.head import init_head
 from facex.train.nonfinite import LossWatch
 from facex.train.precision import LossScale
+from facex.train.progress import StepTimer
 from facex.train.reporting import Reporter
 from facex.train.runstate import RunState, find_resume
 from facex.train.stagnation import StagnationGuard
@@ -62,13 +64,19 @@ class Trainer:
         self.dataset = distributed.together(lambda: setup.open_data(config, method, ranks), "opening the data")
         self.plan = setup.make_plan(config, ranks, len(self.dataset))
         self.loader = setup.make_loader(config, self.dataset, self.plan, ranks)
-        self.load_reports = method.init_from(config.init_from) if config.init_from else []
+        self.load_reports = distributed.together(
+            lambda: method.init_from(config.init_from) if config.init_from else [], "reading init_from"
+        )
         self.scale = LossScale(t.precision, t.fp16_initial_scale, t.fp16_growth_interval, t.fp16_min_scale)
         checkpoint = distributed.together(lambda: find_resume(t), "looking for a checkpoint")
         universal = checkpoint is not None and bool(checkpoint.meta.get("universal"))
         self.networks = setup.make_networks(config, method, self.plan, ranks, self.scale, universal)
         spec: HeadSpec | None = method.head
         self.head = setup.make_head(config, spec, self.networks, self.dataset.num_classes, ranks)
+        self.load_reports = [
+            *self.load_reports,
+            *distributed.together(lambda: init_head(self.head, method, config.init_from), "reading init_from"),
+        ]
         self.clock = Clock(total_steps=self._total_applied())
         self.shared = Shared(
             self.networks.nets(),
@@ -80,8 +88,9 @@ class Trainer:
         )
         self.watch = LossWatch(ranks, self.output)
         self.guard = StagnationGuard(t.stagnation)
+        self.timer = StepTimer(ranks.device, enabled=ranks.first)
         self.stepper = Stepper(
-            method, self.networks.engines, self.head, self.shared, self.scale, self.watch, t.channels_last
+            method, self.networks.engines, self.head, self.shared, self.scale, self.watch, self.timer, t.channels_last
         )
         self.evaluator = distributed.together(
             lambda: Evaluator(config.evaluation, method, self.networks, ranks), "looking for the verification sets"
@@ -97,7 +106,7 @@ class Trainer:
         """Train to the end. The last step writes a checkpoint and evaluates."""
         with distributed.lost_rank_is_an_error(self.ranks.rank, lambda: f"near step {self.clock.batches + 1}"):
             resumed = self.state.resume()
-            self.reporter.begin(resumed)
+            distributed.together(lambda: self.reporter.begin(resumed), "opening the logs")
             torch.manual_seed(
                 self.config.trainer.seed + self.ranks.rank
             )  # dropout starts the same whatever set-up drew
@@ -128,10 +137,14 @@ class Trainer:
         while self._going():
             self.clock.epoch, start = divmod(self.clock.batches, self.loader.batches_per_epoch)
             with closing(self.loader.epoch(self.clock.epoch, start)) as epoch:
-                for batches in epoch:
+                while (batches := self._next(epoch)) is not None:
                     yield batches
                     if not self._going():
                         return
+
+    def _next(self, epoch: Iterator[list[Batch]]) -> list[Batch] | None:
+        with self.timer.span("data"):
+            return next(epoch, None)
 
     def _step(self, batches: list[Batch]) -> dict[str, float] | None:
         """One global batch and what is due after it; the logged values when they were read."""
@@ -180,9 +193,10 @@ class Trainer:
         result = RunResult(
             self.output, self.clock.batches, losses, self.reporter.images_per_second(), dict(self.evaluations)
         )
-        if self.ranks.first:
+        path = self.output / "results.json"
+        if self.ranks.first and (losses or not path.exists()):  # a finished run that is resumed trains nothing
             write_json(
-                self.output / "results.json",
+                path,
                 {
                     "steps": result.steps,
                     "finished": result.steps >= self.plan.total_batches,

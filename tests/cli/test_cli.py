@@ -125,3 +125,10 @@ def test_module_form() -> None:
         cwd=Path(__file__).parents[2],
     )
     assert out.stdout.startswith("facex ")
+
+
+def test_commands_of_one_process_say_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert cli.main(["pack", "a", "b"]) == 2
+    assert "facex pack runs as one process" in capsys.readouterr().err

@@ -110,6 +110,7 @@ def test_empty_rest_of_an_epoch():
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_batches_equal_cpu_batches():
     transforms = [HorizontalFlip(), RandomShift(2)]
     cpu = BatchLoader(FakeSet(40), 8, 4, seed=3, transforms=transforms)

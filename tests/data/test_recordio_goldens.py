@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 
@@ -11,6 +12,15 @@ import facex.data.recordio
 from tests.golden.discover import find_cases
 from tests.golden.harness import run_case
 from tests.golden.kinds.recordio import KINDS
+
+
+def test_a_case_without_its_file_fails_and_the_others_run(tmp_path: Path) -> None:
+    entry = {"kind": "data_recordio", "inputs": ["x"], "outputs": {"y": {}}}
+    (tmp_path / "cases.json").write_text(json.dumps({"lost": entry, "cut": entry}), encoding="utf-8")
+    (tmp_path / "cut.npz").write_bytes(b"PK\3\4 cut")
+    found = [run_case(case, expected, KINDS["magface/data_recordio"]) for case, expected in find_cases(tmp_path, set())]
+    assert [ok for ok, _ in found] == [False, False]
+    assert [line.split(":")[0] for _, line in found] == ["lost.npz", "cut.npz"]
 
 
 @pytest.mark.parametrize("folder", ["recordio", "magface"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from facex.data import DataWarning, FaceDataset, RecordFile, RecordWriter, open_dataset
+from facex.data.dataset import default_threads
 from facex.data.decoding import NativeResult, Status
 from facex.data.sources.recordset import image_key_end
 from facex.data.writer import pack_record
@@ -261,3 +263,13 @@ def test_without_libjpeg_turbo_opencv_decodes(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(RecordFile, "decode", leave_all)
     assert torch.equal(_read_all(data)["image"], expected["image"])
     assert _read_all(broken)["label"].tolist() == [0, -1, -1, 3]
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_SIZE", "LOCAL_WORLD_SIZE"])  # DeepSpeed's launcher, torchrun
+def test_ranks_of_a_machine_share_its_cores(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(16))
+    assert default_threads() == 16
+    monkeypatch.setenv(variable, "4")
+    assert default_threads() == 4

@@ -290,7 +290,7 @@ def test_other_sizes_are_resized_as_insightface_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "why"),
     [
-        (b"", "no bytes"),
+        (b"", "payload is empty"),
         (b"no image", "not a JPEG"),
         (ENTRIES[1][: len(ENTRIES[1]) // 2], "premature end"),
         (ENTRIES[1][:-2], "premature end"),

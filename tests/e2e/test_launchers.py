@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.eval.tiny import make_bin, make_run
+
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = str(Path(sys.executable).with_name("deepspeed"))
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -165,3 +167,27 @@ def _again_is_refused_and_the_checkpoint_loads(words: list[str], folder: Path) -
     run = load_run(folder)
     assert run.meta["num_classes"] == 8
     assert not run.method.training
+
+
+def test_evaluation_is_shared_among_ranks_and_printed_once(tmp_path: Path) -> None:
+    run, bins = make_run(tmp_path / "run"), make_bin(tmp_path / "a.bin")
+    command = [sys.executable, "-m", "facex", "eval", "--checkpoint", str(run), "--bin", str(bins), "--json", "-"]
+    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    both = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **job),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    printed = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    alone = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    expected, shared = json.loads(alone.stdout)["a"], json.loads(printed[0][0])["a"]
+    for key in ("accuracy", "auc"):
+        assert shared[key] == pytest.approx(expected[key], abs=1e-6)
+    assert printed[1][0] == ""

@@ -18,9 +18,16 @@ from tests.golden.kinds.verification import KINDS
 CHANGES: dict[str, Callable[[pytest.MonkeyPatch], Any]] = {
     "magface/verification": lambda m: m.setattr(verification, "ACCURACY_THRESHOLDS", np.arange(0, 4, 0.02)),
     "magface/verification_magface": lambda m: m.setattr(np, "pi", 3.0),
-    "magface/data_bin": lambda m: m.setattr(sets, "decode_rgb", lambda data, f=sets.decode_rgb: f(data)[..., ::-1]),
-    "verification/expect": lambda m: m.setattr(sets, "decode_rgb", lambda data, f=sets.decode_rgb: f(data)[:, ::-1]),
-    "verification/hostile": lambda m: m.setattr(sets, "decode_rgb", lambda data: np.zeros((112, 112, 3), np.uint8)),
+    "magface/data_bin": lambda m: m.setattr(
+        sets, "decode_payload", lambda data, f=sets.decode_payload: f(data)[..., ::-1]
+    ),
+    "verification/expect": lambda m: m.setattr(
+        sets, "decode_payload", lambda data, f=sets.decode_payload: f(data)[:, ::-1]
+    ),
+    "verification/hostile": lambda m: (
+        m.setattr(sets, "check_end", lambda data: None),
+        m.setattr(sets, "decode_payload", lambda data: np.zeros((112, 112, 3), np.uint8)),
+    ),
 }
 
 

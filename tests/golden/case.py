@@ -39,6 +39,7 @@ class Case:
     folder: Path = Path()
     path: Path = Path()
     expect: Any = None
+    problem: str = ""  # why the case cannot be run: its files are missing or damaged
     filled: Callable[..., np.ndarray] = fill.filled
     images: Callable[..., np.ndarray] = fill.images
 

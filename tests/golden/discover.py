@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -38,16 +39,13 @@ def _array_cases(folder: Path, content: dict[str, Any], families: set[str]) -> I
     for name, entry in content.items():
         if name.startswith("_"):
             continue
-        with np.load(folder / f"{name}.npz", allow_pickle=False) as data:
-            arrays = {key: data[key] for key in data.files}
-        case = Case(
-            family,
-            entry["kind"],
-            name,
-            entry.get("params", {}),
-            {key: arrays[key] for key in entry.get("inputs", [])},
-            folder,
-        )
+        case = Case(family, entry["kind"], name, entry.get("params", {}), folder=folder)
+        try:
+            with open(folder / f"{name}.npz", "rb") as file, np.load(file, allow_pickle=False) as data:
+                arrays = {key: data[key] for key in data.files}
+            case.inputs = {key: arrays[key] for key in entry.get("inputs", [])}
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            case.problem, arrays = f"{name}.npz: {type(error).__name__}: {error}", {}
         yield case, Expected(entry["outputs"], {key: arrays[key] for key in entry["outputs"] if key in arrays})
 
 

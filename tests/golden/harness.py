@@ -16,6 +16,8 @@ from tests.golden.kinds import all_kinds
 
 def run_case(case: Case, expected: Expected | None, runner: Runner) -> tuple[bool, str]:
     """Whether the case passes, and a line about it. A missing output fails; no exception escapes."""
+    if case.problem:
+        return False, case.problem
     try:
         result = runner(case)
     except AssertionError as error:

@@ -14,6 +14,7 @@ from facex.heads import ArcFace, CosFace, MagFace, Margin, MarginHead, Rule, Sof
 from facex.heads.margin_head import LOSS_CAP
 from facex.heads.reference import ReferenceClassifier
 from facex.heads.shards import Shard
+from facex.ops import generic
 from tests.heads import cases
 
 
@@ -265,6 +266,8 @@ def test_errors() -> None:
     x, labels, weight = cases.batch()
     with pytest.raises(DataError, match="label 13 does not exist: the head has 13 classes"):
         head(x, labels.clamp(min=13))
+    with pytest.raises(DataError, match="label 13 does not exist"):
+        head.score(x, labels.clamp(min=13))
     with pytest.raises(DataError, match="label_weights"):
         head(x, labels[:, None].expand(-1, 2))
     with pytest.raises(ConfigError, match="8"):
@@ -281,3 +284,15 @@ def test_errors() -> None:
         MarginHead(CosFace(), 8, 13, bias=True)
     with pytest.raises(ConfigError, match="sample_rate"):
         MarginHead(CosFace(), 8, 13, sample_rate=1.5)
+
+
+@pytest.mark.parametrize("name", ["adaface", "adaface_cvlface", "arcface_st", "curricular"])
+def test_built_in_margins_run_on_the_compiled_op(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> Tensor:
+        raise AssertionError("the generic path ran")
+
+    monkeypatch.setattr(generic, "forward", refuse)
+    monkeypatch.setattr(generic, "backward", refuse)
+    x, labels, _ = cases.batch()
+    cases.make_head(name)(x.requires_grad_(), labels).loss.backward()
+    assert x.grad is not None

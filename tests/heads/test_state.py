@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from facex.errors import CheckpointError
 from facex.heads import MarginHead
@@ -100,6 +102,26 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         cases.make_head("curricular").load(tmp_path)
     (tmp_path / "head-00000-of-00001.safetensors").write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match="not a readable"):
+        head.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "rows", "says"),
+    [
+        ({"steps": "many"}, 13, "usable steps"),
+        ({"class_stop": ""}, 13, "usable class_stop"),
+        ({}, 12, r"shape \[12, 8\]"),
+    ],
+)
+def test_a_damaged_shard_is_named(tmp_path: Path, metadata: dict[str, str], rows: int, says: str) -> None:
+    head = cases.make_head("cosface")
+    head.save(tmp_path)
+    (path,) = tmp_path.iterdir()
+    with safe_open(path, "pt") as file:
+        known = {**file.metadata(), **metadata}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file({**tensors, "weight": tensors["weight"][:rows].clone()}, path, known)
+    with pytest.raises(CheckpointError, match=says):
         head.load(tmp_path)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from facex.commands import extract as command
-from facex.data.encoded_image import decode_rgb
+from facex.data.decoding import decode_payload
 from facex.errors import ConfigError, DataError
 from facex.inference.embed import embed_images
 from facex.inference.extract import open_faces
@@ -37,7 +37,7 @@ def wanted(folder: Path) -> np.ndarray:
     method = Tiny()
     with torch.no_grad():
         method.net[2].bias.fill_(0.1)
-    pictures = np.stack([decode_rgb((folder / name).read_bytes()) for name in NAMES])
+    pictures = np.stack([decode_payload((folder / name).read_bytes()) for name in NAMES])
     return embed_images(method, None, pictures, "rgb").vector.numpy()
 
 

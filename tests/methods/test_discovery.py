@@ -101,9 +101,11 @@ def tiny_net(embedding_size: int = 4, input_size=32):
 
 def test_names_for_the_parser(tmp_path: Path, install: Install) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text("method:\n  class_path: FromFile\n  init_args: {margin: {class_path: Inner}}\ndata: {path: x}\n")
+    config.write_text(
+        "method:\n  class_path: FromFile\n  init_args: {margin: {class_path: Inner}}\ndata: {transforms: [Short]}\n"
+    )
     argv = ["--config", str(config), "--method", "FromArgv", "--method.margin=Other", "--trainer.epochs", "3"]
-    assert names_in(argv) == ["FromFile", "Inner", "FromArgv", "Other"]
+    assert names_in(argv) == ["FromFile", "Inner", "Short", "FromArgv", "Other"]
     assert names_in(["--config=" + str(tmp_path / "none.yaml")]) == []
     install("facex-mine", {"facex.methods": {"FromFile": "from_file:Mine"}}, {"from_file.py": METHOD})
     assert "from_file" not in sys.modules

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 # (B, D, C): one sample, fewer classes than a chunk, a multiple of nothing, one more than a chunk, several blocks of
 # samples
 SHAPES = [(1, 5, 3), (1, 33, 700), (2, 64, 256), (7, 13, 257), (65, 31, 515), (128, 96, 1000), (300, 40, 333)]
-RULES = ["plain", "clamp", "zero_above", "hard"]
+RULES = ["plain", "clamp", "bound", "zero_above", "hard"]  # bound: clamp with a bound of its own for each sample
 
 
 @dataclass
@@ -51,14 +51,28 @@ def make(
     columns = labels[:, None].repeat(1, excluded)
     if excluded > 1:
         columns[:, 1:] = torch.randint(-1, classes, (batch, excluded - 1), generator=g)
-    options = {"scale": 16.0, "rule": rule, "excluded": columns if excluded else None, **options}
+    options = {
+        "scale": 16.0,
+        "rule": "clamp" if rule == "bound" else rule,
+        "excluded": columns if excluded else None,
+        **options,
+    }
     if rule in ("zero_above", "hard"):
         options["threshold"] = randn(batch) * 0.1
+    if rule == "bound":
+        options["threshold"] = _bounds((x @ normalize(weight).t()).abs())
     if rule == "hard":
         options["hard_t"] = torch.tensor([0.3], dtype=torch.float64)
     if rule == "clamp":  # cosines beyond 1 need an x that is longer than 1
         x = x * 1.5
     return Inputs(x, weight, options, randn(batch, max(excluded, 1)), randn(batch))
+
+
+def _bounds(cosines: Tensor) -> Tensor:
+    """For each row a bound that some of its values exceed, in the widest gap there: rounding moves none across."""
+    largest = cosines.sort(1).values[:, min(9 * cosines.shape[1] // 10, cosines.shape[1] - 2) :]
+    gap = largest.diff(dim=1).argmax(1, keepdim=True)
+    return ((largest.gather(1, gap) + largest.gather(1, gap + 1)) / 2)[:, 0]
 
 
 def error(value: Tensor, truth: Tensor) -> float:

@@ -29,7 +29,7 @@ def brute_force(inputs: Inputs, operands: torch.dtype | None = None) -> tuple[to
     limit = None if o.get("threshold") is None else o["threshold"][:, None]
     g = {
         "plain": lambda: raw,
-        "clamp": lambda: torch.clamp(raw, -1, 1),
+        "clamp": lambda: raw.clamp(-1, 1) if limit is None else torch.maximum(torch.minimum(raw, limit), -limit),
         "zero_above": lambda: raw * (raw <= limit),
         "hard": lambda: torch.where(raw > limit, raw * (o["hard_t"] + raw), raw),
     }[o["rule"]]()

@@ -21,7 +21,7 @@ def raw_arguments(rule: str, bias: bool, subset: bool) -> tuple[tuple[Any, ...],
     chosen = torch.arange(0, 30, 2) if subset else None
     offsets = torch.randn(30, dtype=torch.float64) if bias else None
     tensors = (o["excluded"], o.get("threshold"), o.get("hard_t"), offsets, chosen)
-    return (inputs.x, inputs.weight, tensors), (16.0, rule, not bias, "fp32")
+    return (inputs.x, inputs.weight, tensors), (16.0, o["rule"], not bias, "fp32")
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facex.synth import Renderer
+from facex.data.companions import KNOWN
+from facex.synth import PARSING_SWAPS, Renderer
 from facex.synth import layers as L
 from facex.synth.renderer import TEMPLATE
 
@@ -138,3 +139,7 @@ def test_occluders_cover_what_they_say() -> None:
     x, y = mask.landmarks68[57].round().astype(int)
     assert mask.occlusion[y, x] == 255  # the mouth is under the mask
     assert mask.occlusion[int(mask.landmarks5[0, 1]), int(mask.landmarks5[0, 0])] == 0  # the eye is not
+
+
+def test_parsing_without_a_card_exchanges_the_same_classes() -> None:
+    assert KNOWN["parsing"].swaps == PARSING_SWAPS

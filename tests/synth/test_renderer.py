@@ -111,7 +111,7 @@ def test_wrong_arguments_are_named() -> None:
     [
         ("layers", lambda a: a[:, :5], "layers must be"),
         ("offsets", lambda a: a[:-1], "offsets must be"),
-        ("points", lambda a: np.full_like(a, np.nan), "points must be finite"),
+        ("points", lambda a: np.full_like(a, np.nan), "points must lie"),
         ("light", lambda a: a[:3], "light must have 15"),
         ("albedo", lambda a: a[:2], "albedo must have the shape"),
         ("backdrop", lambda a: a[:1], "backdrop must be"),

@@ -13,7 +13,7 @@ from facex.errors import ConfigError
 from facex.methods.spec import Visuals
 from facex.train.config import LoggingConfig
 from facex.train.logging import MetricsLogger
-from facex.train.progress import Progress, Speed, StepTimer, duration, format_table
+from facex.train.progress import Progress, Speed, StepTimer, duration, format_table, shares
 
 
 def lines(folder):
@@ -148,8 +148,9 @@ def test_timer_adds_up_parts(monkeypatch):
                 now[0] += seconds
     taken = timer.take()
     assert taken == {"data": 2.0, "forward": 6.0}
-    assert StepTimer.shares(taken) == "data 25%  forward 75%"
+    assert shares(taken) == {"data": 0.25, "forward": 0.75}
     assert timer.take() == {}
+    assert timer.total == taken
     silent = StepTimer(enabled=False)
     with silent.span("data"):
         pass

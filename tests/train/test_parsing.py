@@ -64,6 +64,19 @@ def test_a_misspelt_option_names_the_nearest(argv: list[str], meant: str) -> Non
         parse([*BASE, *argv])
 
 
+@pytest.mark.parametrize("margin", ["ArcFce", '{"class_path": "ArcFce"}'])
+def test_a_misspelt_margin_names_the_nearest(margin: str) -> None:
+    with pytest.raises(ConfigError, match=r"no margin 'ArcFce'; did you mean 'ArcFace'"):
+        parse(["--method=Recogniser", f"--method.margin={margin}", "--data.path=x"])
+
+
+def test_a_misspelt_transform_and_a_margins_option() -> None:
+    with pytest.raises(ConfigError, match=r"no transform 'HorizontalFlp'; did you mean 'HorizontalFlip'"):
+        parse([*BASE, "--data.transforms=[HorizontalFlp]"])
+    with pytest.raises(ConfigError, match="did you mean 's'"):
+        parse([*BASE, "--method.margin.sc=3"])
+
+
 def test_a_misspelt_key_in_a_file_names_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump({"trainer": {"micro_bach": 3}}))
@@ -93,6 +106,18 @@ def test_help_shows_the_methods_own_options(capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out
     assert "embedding_size" in shown
     assert "--trainer.global_batch" in shown
+    assert "usage: facex train" in shown
+    assert "__main__" not in shown
+    assert "usage: pytest" not in shown
+
+
+def test_the_methods_options_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        parse(["--method=Recogniser", "--method.help"])
+    assert done.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--method.embedding_size" in shown
+    assert "--trainer.global_batch" not in shown
 
 
 def test_print_config_prints_yaml(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,8 +135,10 @@ def test_launcher_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     )
     assert rest == ["--data.path", "x"]
     assert block == {"steps_per_print": 3}
-    with pytest.raises(ConfigError, match="LOCAL_RANK=1"):
+    with pytest.raises(ConfigError, match="LOCAL_RANK is 1"):
         take_launcher_options(["--local_rank", "0"])
+    with pytest.raises(ConfigError, match="not a rank"):
+        take_launcher_options(["--local_rank", "first"])
     path.write_text("[")
     with pytest.raises(ConfigError, match="JSON"):
         take_launcher_options(["--deepspeed_config", str(path)])

@@ -93,6 +93,8 @@ TWO_RANKS = [
     scenario("long_mae_stopped", "TinyMae", stops=(2,), trainer={"steps": 8}),
     scenario("long_fp16", trainer={**FP16, "steps": 10}),
     scenario("long_fp16_stopped", stops=(2, 7), trainer={**FP16, "steps": 10}),
+    scenario("ordered", data={"order": "distributed_sampler"}, trainer={"steps": 8}),
+    scenario("ordered_stopped", stops=(4,), data={"order": "distributed_sampler"}, trainer={"steps": 8}),
     scenario("half", trainer={"steps": 8, "max_steps": 4}),
     scenario("half_z2", trainer=with_zero(2, steps=8, max_steps=4)),
     scenario("evaluated", evaluation={"every": 7, "selection": "tiny"}, args={"dropout": 0.3}, trainer={"steps": 8}),
@@ -107,6 +109,8 @@ ONE_RANK = [
     scenario("other_network", "SmallIResNet", trainer={"steps": 8}, keep=True, size={"classes": 7}),
     scenario("other_method", "TinyPolicy", trainer={"steps": 8}, keep=True),
     scenario("other_batch", trainer={"steps": 8, "global_batch": 16}, keep=True),
+    scenario("other_order", data={"order": "distributed_sampler"}, trainer={"steps": 8}, keep=True),
+    scenario("summed", trainer={"accumulation": "sum"}, optimizer={"lr": 0.05 / 4, "weight_decay": 4 * 5e-4}),
     *[scenario(f"frozen_{n}", args={"groups": "frozen"}, trainer={"steps": n}) for n in (1, 3, 4)],
     scenario("floor", trainer={**FP16, "fp16_min_scale": 2.0**18}),
     scenario("iresnet_recomputed", "SmallIResNet", optimizer=SCALED, trainer={"activation_checkpointing": True}),
@@ -135,7 +139,10 @@ REFUSED = {
 ONE_RANK += [each for each, _ in REFUSED.values()]
 # runs of two ranks that one rank goes on with, under another name
 COPIES = {
-    **{name: "half" for name in ("half", "other_classes", "other_network", "other_method", "other_batch")},
+    **{
+        name: "half"
+        for name in ("half", "other_classes", "other_network", "other_method", "other_batch", "other_order")
+    },
     **{name: "half_z2" for name in ("half_z2", "half_unconverted")},
 }
 
@@ -265,6 +272,17 @@ def test_clipping_changes_what_it_should(one: dict[str, Report]) -> None:
         assert losses(one[name])[-1] != pytest.approx(plain[-1], rel=1e-3)
 
 
+def test_summed_micro_batches_are_their_mean_at_a_multiple_of_the_rate(one: dict[str, Report]) -> None:
+    assert losses(one["summed"]) == pytest.approx(losses(one["arcface"]), rel=1e-4)
+
+
+def test_the_order_is_another_one_and_the_time_is_divided(two: dict[str, Report]) -> None:
+    assert losses(two["ordered"]) != pytest.approx(losses(two["long"]), rel=1e-2)
+    parts = {k.removeprefix("share/"): v for k, v in two["ordered"]["metrics"][-1].items() if k.startswith("share/")}
+    assert set(parts) == {"data", "forward", "head", "backward", "optimizer"}
+    assert sum(parts.values()) == pytest.approx(1)
+
+
 def test_every_network_is_stepped_at_its_own_cadence(two: dict[str, Report]) -> None:
     assert two["policy"]["applied"] == {"policy": 20, "recogniser": 10}
     assert two["policy"]["head_steps"] == 10
@@ -291,12 +309,15 @@ def test_the_smallest_loss_scale_ends_the_run(one: dict[str, Report]) -> None:
     assert "loss scale" in one["floor"]["error"]
 
 
-@pytest.mark.parametrize("name", ["long", "long_z2", "long_z3", "long_policy", "long_mae", "long_fp16"])
+def untimed(metrics: list[Report]) -> list[Report]:
+    """Lines of metrics.jsonl without what a clock measured."""
+    return [{k: v for k, v in m.items() if k != "images_per_second" and not k.startswith("share/")} for m in metrics]
+
+
+@pytest.mark.parametrize("name", ["long", "long_z2", "long_z3", "long_policy", "long_mae", "long_fp16", "ordered"])
 def test_a_stopped_run_goes_on_bit_for_bit(two: dict[str, Report], name: str) -> None:
     whole, stopped = two[name], two[f"{name}_stopped"]
-    kept = [{k: v for k, v in m.items() if k != "images_per_second"} for m in whole["metrics"]]
-    again = [{k: v for k, v in m.items() if k != "images_per_second"} for m in stopped["metrics"]]
-    assert again == kept
+    assert untimed(stopped["metrics"]) == untimed(whole["metrics"])
     assert stopped["weights"] == whole["weights"]
 
 
@@ -317,6 +338,7 @@ def test_head_and_network_go_on_with_another_number_of_ranks(
         ("other_network", ["another architecture", "IResNet", "TinyNet"]),
         ("other_method", ["another architecture"]),
         ("other_batch", ["global_batch", "32", "16"]),
+        ("other_order", ["its order is facex", "distributed_sampler"]),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(one: dict[str, Report], name: str, words: list[str]) -> None:

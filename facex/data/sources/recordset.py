@@ -14,9 +14,10 @@ from facex.data.companions import available
 from facex.data.dataset import Description, FaceSet, ReadOptions, warn
 from facex.data.decoding import NativeDecode
 from facex.data.imageio import ImageError, image_info
+from facex.data.label_cache import read_labels
 from facex.data.labels import check_labels, count_classes
 from facex.data.property import Property, read_property
-from facex.data.recordio import HeaderColumns, RecordFile
+from facex.data.recordio import RecordFile
 from facex.errors import RecordError
 
 EXACT_FLOAT = 1 << 24  # below this float32 holds every whole number; this value may be a rounded 2^24 + 1
@@ -148,12 +149,12 @@ def open_record_set(path: Path, options: ReadOptions) -> RecordSet:
     layout = find_layout(file)
     card = read_card(path.parent)
     stated = _stated(path, card)
-    columns = file.headers(layout.positions, options.threads)
-    good, dropped = _usable(file, layout, columns, options)
+    read, failures = read_labels(file, layout.positions, options.threads)
+    good, dropped = _usable(file, layout, failures, options)
     positions = layout.positions[good]
     name = lambda row: file.name_at(int(positions[row]))  # noqa: E731
     classes = options.num_classes or (stated.classes if stated else None)
-    labels = check_labels(columns.label0[good], classes, name, options.allow_ignored)
+    labels = check_labels(read[good], classes, name, options.allow_ignored)
     if classes is None:
         classes = (
             layout.classes if layout.classes and layout.classes >= count_classes(labels) else count_classes(labels)
@@ -195,15 +196,15 @@ def _stated(path: Path, card: Card | None) -> Property | None:
 
 
 def _usable(
-    file: RecordFile, layout: Layout, columns: HeaderColumns, options: ReadOptions
+    file: RecordFile, layout: Layout, failures: list[tuple[int, str]], options: ReadOptions
 ) -> tuple[np.ndarray, list[str]]:
     """Which images have a readable record. A malformed one is an error, or dropped and counted where that was asked
     for."""
     good = np.ones(len(layout.positions), bool)
-    messages = [f"{file.name_at(int(layout.positions[row]))}: {problem}" for row, problem in columns.failures]
+    messages = [f"{file.name_at(int(layout.positions[row]))}: {problem}" for row, problem in failures]
     if messages and options.on_error == "raise":
         raise RecordError(messages[0])
-    good[[row for row, _ in columns.failures]] = False
+    good[[row for row, _ in failures]] = False
     if not good.any():
         raise RecordError(f"{file.path}: no records: all {len(good)} images are malformed, first: {messages[0]}")
     return good, messages

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from facex.data import open_dataset
 from facex.errors import ConfigError, DataError
 from facex.files import write_text
-from facex.inference.embed import embed_batch, evaluation_mode, plain_nets
+from facex.inference.embed import embed_batch, evaluation_mode, pick_device, plain_nets
 from facex.methods import Method
 from facex_magface.magnitudes import Proposal, propose, summarise
 
@@ -20,6 +20,8 @@ from facex_magface.magnitudes import Proposal, propose, summarise
 def main(argv: list[str]) -> int:
     """Print the magnitudes and the proposal as a table, or as JSON."""
     options = build_parser().parse_args(argv)
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch-size {options.batch_size}: at least one picture is needed")
     method = open_model(Path(options.checkpoint), options.method)
     lengths = measure(method, options.data, options.samples, options.batch_size, options.device, options.seed)
     proposal = propose(lengths, options.scale, options.form, options.room)
@@ -55,7 +57,7 @@ def build_parser() -> ArgumentParser:
         "--room", type=float, default=2.4, help="u_a as a multiple of the largest magnitude (published: 2.4)"
     )
     parser.add_argument("--batch-size", type=int, default=64, help="faces of one forward pass")
-    parser.add_argument("--device", type=str, default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw")
     parser.add_argument("--json", type=str, default=None, help="write JSON to this file; -: to standard output, alone")
     return parser
@@ -79,15 +81,15 @@ def measure(method: Method, data: str, samples: int, batch_size: int, device: st
     if count == 0:
         raise DataError(f"{data}: holds no faces")
     order = np.sort(np.random.default_rng(seed).permutation(len(faces))[:count])
-    method.to(device)
-    nets = plain_nets(method)
+    where = pick_device(device)
+    nets = {name: net.to(where) for name, net in plain_nets(method).items()}
     lengths = []
     with evaluation_mode(method, nets):
         for start in range(0, count, batch_size):
             indices = order[start : start + batch_size]
             batch = faces.allocate(len(indices), False)
             faces.read(indices, batch)
-            found = embed_batch(method, nets, batch["image"], faces.color, device)
+            found = embed_batch(method, nets, batch["image"], faces.color, where)
             lengths.append(found.vector.double().norm(dim=1).numpy())
     result = np.concatenate(lengths)
     if not np.isfinite(result).all() or result.min() <= 0:
