@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.fake_plugins"]
+
 
 @pytest.fixture(scope="session")
 def facex_data() -> Path:

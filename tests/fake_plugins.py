@@ -1,4 +1,4 @@
-"""Pretend distributions: metadata on sys.path, as pip would leave it."""
+"""Pretend plugin distributions: metadata on sys.path, as pip would leave it."""
 
 from __future__ import annotations
 
