@@ -38,7 +38,7 @@ $(VENV)/.built: $(VENV)/.installed $(SOURCES)
 build: $(VENV)/.built
 
 test: setup
-	$(PY) -m pytest -n $(TEST_WORKERS) -m "not soak and not cuda"
+	$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile --durations 15 -m "not soak and not cuda"
 	$(MAKE) golden
 
 golden: setup

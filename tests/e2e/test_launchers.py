@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from tests.eval.tiny import make_bin, make_run
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = str(Path(sys.executable).with_name("deepspeed"))
@@ -28,12 +28,6 @@ def environment(**more: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k not in VARIABLES}
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
     return kept | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PATH": path, "PYTHONPATH": str(ROOT)} | more
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def start(command: list[str], **more: str) -> subprocess.Popen[str]:

@@ -97,7 +97,7 @@ def test_dir_by_hand(search: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     opened = dir_at_far(matches, (1, 20), fars)
     for i, far in enumerate(fars):
         alarms = int(np.round(len(alone) * far))
-        threshold = alone[alarms - 1] if alarms else alone[0] + 1e-5
+        threshold = alone[alarms - 1] if alarms else alone[0] + 1e-10
         assert opened.thresholds[i] == threshold
         assert opened.rates[i].tolist() == [np.mean([r[1] < k and r[0] >= threshold for r in mated]) for k in (1, 20)]
         assert opened.measured_fars[i] == np.mean([s >= threshold for s in alone])

@@ -43,7 +43,7 @@ CHANGES: dict[str, list[Callable[[pytest.MonkeyPatch], Any]]] = {
     ],
     "magface/flip_fusion": [lambda m: m.setattr(fusion, "_unit", lambda rows: (rows, rows[:, :1]))],
     "magface/identification": [
-        lambda m: m.setattr(identification, "_BELOW_ALL", 1e-3),
+        lambda m: m.setattr(identification, "_OUTSIDE", 1e-3),
         lambda m: m.setattr(protocols, "match_scores", lambda s, *a, **k: match_scores(s[:, ::-1], *a, **k)),
     ],
     "magface/ijb": [

@@ -22,6 +22,7 @@ import pytest
 from facex.data.verification import write_bin
 from facex.train.checkpoint_folder import open_checkpoint
 from facex.train.reshard import reshard_run
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 Report = dict[str, Any]
@@ -163,9 +164,7 @@ def launch(command: list[str], timeout: float) -> subprocess.CompletedProcess[st
     )
 
 
-def run_scenarios(
-    scenarios: list[Report], folder: Path, ranks: int, port: int, timeout: float = 540
-) -> dict[str, Report]:
+def run_scenarios(scenarios: list[Report], folder: Path, ranks: int, timeout: float = 540) -> dict[str, Report]:
     folder.mkdir(parents=True, exist_ok=True)
     for each in scenarios:
         if "evaluation" in each["config"]:
@@ -181,7 +180,7 @@ def run_scenarios(
             "--num_accelerators",
             str(ranks),
             "--master_port",
-            str(port),
+            str(free_port()),
             "--module",
             "tests.train.worker",
         ]
@@ -197,7 +196,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> dict[str, Report]:
-    return run_scenarios(TWO_RANKS, folder / "two", 2, 29613)
+    return run_scenarios(TWO_RANKS, folder / "two", 2)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +204,7 @@ def one(folder: Path, two: dict[str, Report]) -> dict[str, Report]:
     for name, source in COPIES.items():
         shutil.copytree(folder / "two" / source, folder / "one" / name)
     reshard_run(folder / "one" / "half_z2", world_size=1)
-    return run_scenarios(ONE_RANK, folder / "one", 1, 0)
+    return run_scenarios(ONE_RANK, folder / "one", 1)
 
 
 def make_bin(path: Path) -> Path:
