@@ -45,8 +45,6 @@ def start(timeout_seconds: float = 600.0) -> Ranks:
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(cores_per_rank())
     if not dist.is_initialized():
         _meet(rank, world, "nccl" if device.type == "cuda" else "gloo", timeout_seconds)
     _join_deepspeed()
@@ -68,6 +66,14 @@ def cores_per_rank() -> int:
     """CPU cores of this machine for each of its ranks (the deepspeed launcher and torchrun say how many there are)."""
     local = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or 1)
     return max(1, len(os.sched_getaffinity(0)) // local)
+
+
+def share_cores(ranks: Ranks, micro_batches: int) -> None:
+    """On the CPU, compute a micro-batch with the same number of threads however the `micro_batches` of a global batch are
+    spread over ranks and accumulation: threads cut sums apart, a network amplifies their rounding, and one rank would
+    not give the losses of many. OMP_NUM_THREADS overrules it."""
+    if ranks.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // micro_batches))
 
 
 def _single_process_defaults() -> None:

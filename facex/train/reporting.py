@@ -57,7 +57,8 @@ class Reporter:
         )
         if t.clock.batches >= t.end:
             yield f"nothing  is left to train: {t.clock.batches} of {p.total_batches} batches are done"
-        yield f"engine   {c.trainer.precision}, ZeRO-{c.trainer.zero}, {t.ranks.device.type}, seed {c.trainer.seed}"
+        threads = f", {torch.get_num_threads()} threads a rank" if t.ranks.device.type == "cpu" else ""
+        yield f"engine   {c.trainer.precision}, ZeRO-{c.trainer.zero}, {t.ranks.device.type}{threads}, seed {c.trainer.seed}"
         for name, engine in t.networks.engines.items():
             every = f", stepped every {engine.every} batches" if engine.every > 1 else ""
             clip = f", clip {engine.clip.norm:g} ({engine.clip.scope})" if engine.clip.norm > 0 else ""

@@ -63,6 +63,7 @@ class Trainer:
         torch.manual_seed(t.seed + ranks.rank)
         self.dataset = distributed.together(lambda: setup.open_data(config, method, ranks), "opening the data")
         self.plan = setup.make_plan(config, ranks, len(self.dataset))
+        launch.share_cores(ranks, self.plan.accumulation * ranks.world_size)
         self.loader = setup.make_loader(config, self.dataset, self.plan, ranks)
         self.load_reports = distributed.together(
             lambda: method.init_from(config.init_from) if config.init_from else [], "reading init_from"
