@@ -51,7 +51,7 @@ class Case:
 
 @dataclass
 class Expected:
-    """The harness's half of an array case."""
+    """The harness's half of an array case: how each output is compared, and every array of the file."""
 
     specs: dict[str, dict[str, Any]]
     arrays: dict[str, np.ndarray]

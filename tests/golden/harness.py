@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.golden.case import Case, Expected, Runner, Variant
-from tests.golden.compare import compare
+from tests.golden.comparisons import comparison_of
 from tests.golden.discover import find_cases
 from tests.golden.kinds import all_kinds
 
@@ -31,6 +31,7 @@ def run_case(case: Case, expected: Expected | None, runner: Runner) -> tuple[boo
         result = [result if isinstance(result, Variant) else Variant(dict(result or {}))]
     if not result or result[0].absent:
         return False, "the first variant must give every output"
+    compare = comparison_of(case.family)
     worst, where = 0.0, "-"
     for variant in result:
         for name, spec in expected.specs.items():
@@ -40,7 +41,7 @@ def run_case(case: Case, expected: Expected | None, runner: Runner) -> tuple[boo
                 return False, f"{name}: the golden file holds no such array"
             if name not in variant.outputs:
                 return False, f"{variant.name}: output {name} is missing"
-            ratio, problem = compare(variant.outputs[name], expected.arrays[name], spec, variant.finite_only)
+            ratio, problem = compare(name, variant, expected)
             if problem:
                 return False, f"{variant.name}: {name}: {problem}"
             if ratio >= worst:
