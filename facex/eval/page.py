@@ -32,6 +32,7 @@ tr.trained td{font-weight:600}tr:last-child td{border-bottom:0}
 .charts .card,.tiles .card{margin-top:0}
 .faces{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:12px}
 .faces.one{grid-template-columns:repeat(auto-fill,minmax(84px,1fr))}
+.faces.wide{grid-template-columns:repeat(auto-fill,minmax(300px,1fr))}
 figure{margin:0}figure img{width:100%;height:auto;display:block;border-radius:6px}
 figcaption{color:#5b6573;font-size:12px;margin-top:3px;font-variant-numeric:tabular-nums}
 footer{margin-top:40px;color:#8a93a0;font-size:13px}
@@ -55,12 +56,13 @@ def charts(items: Iterable[tuple[bytes, str]]) -> str:
     )
 
 
-def faces(items: Iterable[tuple[bytes, str]], single: bool = False) -> str:
-    """(PNG, caption) as a gallery; `single` for one face a picture, else two."""
+def faces(items: Iterable[tuple[bytes, str]], single: bool = False, wide: bool = False) -> str:
+    """(PNG, caption) as a gallery; `single` for one face a picture, `wide` for three or more, else two."""
+    kind = " one" if single else " wide" if wide else ""
     figures = "".join(
         f"<figure>{image(png, caption)}<figcaption>{escape(caption)}</figcaption></figure>" for png, caption in items
     )
-    return f'<div class="card"><div class="faces{" one" if single else ""}">{figures}</div></div>'
+    return f'<div class="card"><div class="faces{kind}">{figures}</div></div>'
 
 
 def table(header: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:

@@ -13,6 +13,7 @@ from facex.eval.roc import roc_curve
 
 # Okabe-Ito colours: told apart by colour-blind readers too.
 COLORS = {"trained": "#0072B2", "untrained": "#E69F00", "raw_pixels": "#888888"}
+_FURTHER = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")  # of networks of other names
 GENUINE, IMPOSTOR = "#009E73", "#D55E00"
 _STYLE: dict[str, Any] = {
     "font.size": 10,
@@ -44,7 +45,13 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> byte
             curve = roc_curve(scores, issame, drop_intermediate=False)
             floor = 0.5 / max(int(np.sum(~issame)), 1)  # half an impostor pair: below it nothing can be said
             smallest = min(smallest, floor)
-            axes.step(np.maximum(curve.far, floor), curve.tar, where="post", label=_label(name), color=_color(name))
+            axes.step(
+                np.maximum(curve.far, floor),
+                curve.tar,
+                where="post",
+                label=_label(name),
+                color=_color(name, list(curves)),
+            )
         axes.set(xscale="log", xlim=(smallest, 1), ylim=(0, 1.01), title=title)
         axes.set(xlabel="false accept rate (log)", ylabel="true accept rate")
         axes.legend(loc="lower right")
@@ -119,8 +126,17 @@ def reject_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: st
             known = ~np.isnan(fnmr)
             if not known.any():
                 continue
-            axes.plot(rates[known], fnmr[known], marker="o", markersize=3.5, label=_label(name), color=_color(name))
-            axes.axhline(float(fnmr[known][0]), color=_color(name), linestyle="--", linewidth=0.9, alpha=0.6)
+            axes.plot(
+                rates[known],
+                fnmr[known],
+                marker="o",
+                markersize=3.5,
+                label=_label(name),
+                color=_color(name, list(curves)),
+            )
+            axes.axhline(
+                float(fnmr[known][0]), color=_color(name, list(curves)), linestyle="--", linewidth=0.9, alpha=0.6
+            )
             top = max(top, float(fnmr[known].max()))
         axes.set(title=title, xlabel="pairs of lowest quality rejected", ylabel=ylabel)
         axes.set(xlim=(-0.015, 1), ylim=(-0.02 * (top or 1), 1.25 * (top or 1)))
@@ -128,6 +144,57 @@ def reject_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: st
             axes.legend(loc="upper right")
         else:
             axes.annotate("too few impostor pairs to measure", (0.5, 0.5), xycoords="axes fraction", ha="center")
+        _save(figure, out)
+    return out.getvalue()
+
+
+def occlusion_curves(
+    series: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    title: str,
+    ylabel: str,
+    chance: float | None = None,
+) -> bytes:
+    """A line a network over the occluded area; `series` gives (per cent of the area [m], rate [m], half-width of its
+    interval [m], NaN = none) by network. The dotted line is what guessing reaches."""
+    with _figure(5.8, 4.2) as (figure, axes, out):
+        for name, (area, rate, half) in series.items():
+            color, width = _color(name, list(series)), np.nan_to_num(half)
+            axes.fill_between(area, rate - width, rate + width, color=color, alpha=0.18, linewidth=0)
+            axes.errorbar(area, rate, half, color=color, label=_label(name), marker="o", markersize=4, capsize=2.5)
+        if chance is not None:
+            axes.axhline(chance, color="#888888", linestyle=":", linewidth=1.2, label="guessing")
+        axes.set(title=title, xlabel="occluded area of the picture (%)", ylabel=ylabel)
+        low, high = axes.get_ylim()  # an interval of few draws may leave 0..1, a rate does not
+        axes.set_ylim(max(low, -0.01), min(high, 1.01))
+        axes.legend(loc="best")
+        _save(figure, out)
+    return out.getvalue()
+
+
+def condition_points(
+    series: Mapping[str, tuple[Sequence[str], np.ndarray, np.ndarray]], title: str, xlabel: str
+) -> bytes:
+    """A row an occluder, a point a network; `series` gives (occluders [m], rate [m], half-width [m]) by network."""
+    rows = list(dict.fromkeys(label for labels, _, _ in series.values() for label in labels))
+    with _figure(5.8, 1.5 + 0.42 * len(rows)) as (figure, axes, out):
+        for i, (name, (labels, rate, half)) in enumerate(series.items()):
+            shift = 0.22 * (i - (len(series) - 1) / 2) / max(len(series) - 1, 1)
+            height = [rows.index(label) + shift for label in labels]
+            color = _color(name, list(series))
+            axes.errorbar(
+                rate,
+                height,
+                xerr=np.nan_to_num(half),
+                color=color,
+                label=_label(name),
+                fmt="o",
+                markersize=5,
+                capsize=2.5,
+            )
+        axes.set(title=title, xlabel=xlabel, yticks=range(len(rows)), yticklabels=rows)
+        low, high = axes.get_xlim()
+        axes.set(xlim=(max(low, -0.01), min(high, 1.01)), ylim=(len(rows) - 0.5, -0.5))
+        figure.legend(loc="outside lower center", ncols=3)
         _save(figure, out)
     return out.getvalue()
 
@@ -142,8 +209,14 @@ def _label(network: str) -> str:
     return network.replace("_", " ")
 
 
-def _color(network: str) -> str:
-    return COLORS.get(network, "#CC79A7")
+def _color(network: str, among: Sequence[str] = ()) -> str:
+    """The network's own colour, or the next one that none of `among` has."""
+    if network in COLORS:
+        return COLORS[network]
+    taken = {COLORS[name] for name in among if name in COLORS}
+    others = [name for name in among if name not in COLORS]
+    free = [color for color in _FURTHER if color not in taken]
+    return free[others.index(network) % len(free) if network in others else 0]
 
 
 @contextmanager
@@ -157,6 +230,13 @@ def _figure(width: float, height: float) -> Iterator[tuple[Any, Any, io.BytesIO]
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure, figure.add_subplot(), io.BytesIO()
+
+
+@contextmanager
+def single_figure(width: float, height: float) -> Iterator[tuple[Any, Any]]:
+    """(figure, axes) in the report's look, for charts that are drawn elsewhere; sizes in inches."""
+    with _figure(width, height) as (figure, axes, _):
+        yield figure, axes
 
 
 def _save(figure: Any, out: io.BytesIO) -> None:

@@ -33,6 +33,8 @@ class Report:
     facts: Sequence[tuple[str, str]] = field(default_factory=list)  # (name, value) under the title
     metrics: Path | None = None  # metrics.jsonl of the run, for the training curves
     pictures: bool = True  # False keeps faces out of the page: for photos of real people
+    sections: Sequence[str] = ()  # further sections (`page.section`), behind the table of results
+    numbers: Mapping[str, Any] = field(default_factory=dict)  # what results.json holds beside the rows
 
 
 def rows(results: Mapping[str, Mapping[str, SetResult]]) -> list[dict[str, Any]]:
@@ -51,11 +53,12 @@ def write_report(folder: str | Path, report: Report) -> Path:
     """Write `index.html` and `results.json` into `folder`, each all of it or nothing; the path of the page."""
     folder = Path(folder)
     listed = rows(report.results)
-    write_json(folder / "results.json", {"rows": listed})
+    write_json(folder / "results.json", {"rows": listed, **report.numbers})
     trained = report.results.get("trained") or next(iter(report.results.values()))
     parts = [
         page.tiles(_headline(trained)),
         _table(listed),
+        *report.sections,
         *_verification(report, trained),
         *_training(report.metrics),
     ]

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 from facex.data.memfile import is_memfile, open_memfile
 from facex.data.verification import OnError, VerificationSet, load_bin
 from facex.errors import ConfigError, FacexError
+from facex.eval.conditions import by_condition
 from facex.eval.folds import fold_bounds
+from facex.eval.pair_lists import PairFolder
 from facex.eval.quality import RejectCurve, error_versus_reject, pair_quality
+from facex.eval.ranks import Share, raise_everywhere
 from facex.eval.verification import PairResult, evaluate_pairs
 from facex.inference.embed import embed_batch, evaluation_mode
 from facex.methods import Embedding, Method
@@ -37,12 +37,14 @@ class SetResult:
     quality: np.ndarray | None = None  # float32 [2 * pairs]
     images_per_second: float | None = None
     reject: RejectCurve | None = None  # error versus reject, where it was asked for
+    conditions: dict[str, PairResult] = field(default_factory=dict)  # of a set whose pictures have mask flags
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers, accuracy first."""
         numbers = self.pairs.summary()
         if self.images_per_second is not None:
             numbers["images/s"] = self.images_per_second
+        numbers |= {f"accuracy {name}": result.accuracy for name, result in self.conditions.items()}
         if self.quality is not None:
             numbers["quality_mean"] = float(self.quality.mean())
         if self.reject is not None:
@@ -112,7 +114,10 @@ def evaluate_set(
     seconds = time.perf_counter() - start
     pairs = evaluate_pairs(found.vector.numpy(), one.issame, folds, fars=fars, uneven_folds=uneven_folds)
     quality = None if found.quality is None else found.quality.numpy()
-    return SetResult(one.name, pairs, one.issame, quality, len(one.entries) / max(seconds, 1e-9))
+    result = SetResult(one.name, pairs, one.issame, quality, len(one.entries) / max(seconds, 1e-9))
+    if one.flags is not None:
+        result.conditions = by_condition(found.vector.numpy(), one.issame, one.flags, folds)
+    return result
 
 
 def reject_curve(result: SetResult, fmr: float = 1e-3, nominal_fmr: bool = False) -> RejectCurve:
@@ -138,15 +143,16 @@ def embed_set(
     Every rank makes the same number of forward passes (an engine may communicate inside them), and an error on one rank
     is raised on all.
     """
-    rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
+    if isinstance(one, PairFolder) and len(one) and one.flags is None:  # a picture of several pairs is embedded once
+        pictures, places = one.distinct()
+        return _rows(embed_set(method, nets, pictures, device, batch_size, flip, on_error), places)
     total = len(one.entries)
-    share = math.ceil(total / world)
-    first, last = min(rank * share, total), min((rank + 1) * share, total)
+    share = Share.of(total)
     parts: list[Embedding] = []
     error: FacexError | None = None
     with evaluation_mode(method, nets):
-        for offset in range(0, share, batch_size):
-            start, stop = first + offset, min(first + offset + batch_size, last)
+        for offset in range(0, share.size, batch_size):
+            start, stop = share.first + offset, min(share.first + offset + batch_size, share.last)
             used = start < stop
             if not used:  # this rank's share is done: repeat a picture to keep step with the others
                 start, stop = total - 1, total
@@ -154,49 +160,22 @@ def embed_set(
                 images = one.decode(method.input.color, on_error=on_error, start=start, stop=stop)
             except FacexError as failure:
                 error = error or failure
-                if world == 1:
+                if share.world == 1:
                     raise
                 images = one.decode(method.input.color, on_error="grey", start=start, stop=start + 1)
-            found = embed_batch(method, nets, images, method.input.color, device, flip)
+            beside: dict[str, Any] = {}
+            if one.flags is not None:
+                beside["side"] = {"flag": torch.from_numpy(one.flags[start : start + len(images)])}
+            found = embed_batch(method, nets, images, method.input.color, device, flip, **beside)
             if used or not parts:
-                parts.append(found if used else _rows(found, 0))
-    _raise_everywhere(error, world)
-    vector = _gather(torch.cat([p.vector for p in parts]), share, world, device)[:total]
+                parts.append(found if used else _rows(found, slice(0)))
+    raise_everywhere(error, share.world)
+    vector = share.gather(torch.cat([p.vector for p in parts]), device)
     if parts[0].quality is None:
         return Embedding(vector)
     quality = torch.cat([p.quality for p in parts if p.quality is not None])
-    return Embedding(vector, _gather(quality, share, world, device)[:total])
+    return Embedding(vector, share.gather(quality, device))
 
 
-def _rows(found: Embedding, count: int) -> Embedding:
-    return Embedding(found.vector[:count], None if found.quality is None else found.quality[:count])
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _raise_everywhere(error: FacexError | None, world: int) -> None:
-    """Raise this rank's error, or name another rank's, so that nobody waits for a rank that left."""
-    if world == 1:
-        return
-    texts: list[Any] = [None] * world
-    dist.all_gather_object(texts, None if error is None else str(error))
-    if error is not None:
-        raise error
-    for rank, text in enumerate(texts):
-        if text is not None:
-            raise FacexError(f"rank {rank}: {text}")
-
-
-def _gather(rows: Tensor, share: int, world: int, device: torch.device | str) -> Tensor:
-    """Rows of all ranks in order, on the CPU; each rank's part is padded to `share` rows for the way."""
-    if world == 1:
-        return rows
-    padded = rows.new_zeros(share, *rows.shape[1:])
-    padded[: len(rows)] = rows
-    if dist.get_backend() == "nccl":
-        padded = padded.to(device)
-    parts = [torch.empty_like(padded) for _ in range(world)]
-    dist.all_gather(parts, padded)
-    return torch.cat(parts).cpu()
+def _rows(found: Embedding, rows: slice | np.ndarray) -> Embedding:
+    return Embedding(found.vector[rows], None if found.quality is None else found.quality[rows])

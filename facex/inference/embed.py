@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -48,20 +48,31 @@ def evaluation_mode(method: Method, nets: Nets) -> Iterator[None]:
 
 
 def embed_batch(
-    method: Method, nets: Nets, images: np.ndarray | Tensor, color: str, device: torch.device | str, flip: bool = False
+    method: Method,
+    nets: Nets,
+    images: np.ndarray | Tensor,
+    color: str,
+    device: torch.device | str,
+    flip: bool = False,
+    maps: bool = False,
+    side: Mapping[str, Tensor] | None = None,
 ) -> Embedding:
     """Embed uint8 `images` [b, H, W, 3] in `color` order ("rgb" or "bgr") in one pass; results float32 on the CPU.
 
-    With `flip` the mirrored view is fused as the method does. Raises DataError for pictures of another type or shape.
+    With `flip` the mirrored view is fused as the method does; `maps` keeps the method's maps, as they are; `side`:
+    further fields [b] that the method reads (a mask flag).
+    Raises DataError for pictures of another type or shape.
     """
     batch = torch.from_numpy(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
     if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[3] != 3:
         raise DataError(f"pictures must be uint8 [b, H, W, 3], not {batch.dtype} {list(batch.shape)}")
     if color not in ("rgb", "bgr"):
         raise DataError(f"the colour order of pictures is rgb or bgr, not {color!r}")
-    found = method.embed(method.input.to_tensor(batch.to(device), color), nets, flip=flip)
+    beside = None if side is None else {name: value.to(device) for name, value in side.items()}
+    found = method.embed(method.input.to_tensor(batch.to(device), color), nets, beside, flip=flip)
     quality = None if found.quality is None else found.quality.detach().float().cpu()
-    return Embedding(found.vector.detach().float().cpu(), quality)
+    kept = {name: values.detach().cpu() for name, values in found.maps.items()} if maps else {}
+    return Embedding(found.vector.detach().float().cpu(), quality, kept)
 
 
 def embed_images(

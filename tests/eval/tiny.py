@@ -67,17 +67,23 @@ def make_bin(path: Path, pairs: int = 20, seed: int = 0) -> Path:
     return path
 
 
-def make_run(folder: Path, steps: tuple[int, ...] = (10,), scores: tuple[float | None, ...] = (None,)) -> Path:
-    """A run folder with checkpoints of Tiny; the weights of step s are scaled by s, or zero where the score is 0."""
+def make_run(
+    folder: Path, steps: tuple[int, ...] = (10,), scores: tuple[float | None, ...] = (None,), kind: type[Tiny] = Tiny
+) -> Path:
+    """A run folder with checkpoints of Tiny, or a kind of it; the weights of step s are scaled by s, or zero where the
+    score is 0."""
     from facex.train.checkpoint import CheckpointManager
     from facex.train.method_state import method_state
 
     manager = CheckpointManager(folder, keep_last=0)
     for step, score in zip(steps, scores, strict=True):
-        method = Tiny()
+        method = kind()
         with torch.no_grad():
             method.net[2].weight.mul_(0.0 if score == 0 else step)
             method.net[2].bias.fill_(0.1)
-        meta = {"method": {"class_path": "tests.eval.tiny.Tiny", "init_args": {}}, "networks": {"net": "Sequential"}}
+        meta = {
+            "method": {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": {}},
+            "networks": {"net": "Sequential"},
+        }
         manager.save(step, meta=meta, method_state=method_state(method), score=score)
     return folder
