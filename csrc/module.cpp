@@ -2,6 +2,7 @@
 // bound here.
 #include <pybind11/pybind11.h>
 
+#include "occluders/bindings.h"
 #include "recordio/bindings.h"
 #include "synth/bindings.h"
 
@@ -13,6 +14,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 #else
   m.attr("cuda") = false;
 #endif
+  bind_occluders(m);
   bind_recordio(m);
   bind_synth(m);
 }

@@ -19,13 +19,15 @@ COMMANDS = {
     "extract": ("facex.commands.extract", "write embeddings and their lengths of images"),
     "pack": ("facex.commands.pack", "pack image folders or lists into RecordIO"),
     "synth": ("facex.commands.synth", "render a synthetic face data set"),
+    "occlude": ("facex.commands.occlude", "a contact sheet of occluded pictures and their masks"),
     "convert": ("facex.commands.convert", "official checkpoints to facex and back; reshard a run"),
     "demo": ("facex.commands.demo", "render faces, train on them, verify, write the report"),
+    "plan": ("facex.commands.plan", "memory, time and traffic of a training run before it starts"),
     "plugins": ("facex.commands.plugins", "list installed plugins, what they add and what fails"),
     "info": ("facex.commands.info", "versions, compiled extension, devices, backbones"),
 }
 # Commands that write files as one process: several of them under a launcher would write over each other.
-_ONE_PROCESS = ("extract", "pack", "synth", "convert", "demo")
+_ONE_PROCESS = ("extract", "pack", "synth", "occlude", "convert", "demo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@
 
 #include "cpu_bf16_engine.h"
 #include "cpu_engine.h"
+#include "cpu_step.h"
 #include "cpu_tile.h"
 #include "operators.h"
 #include "problem.h"
@@ -152,20 +153,19 @@ at::Tensor finite_lse(const at::Tensor& lse) {
 }
 
 template <typename T, typename Engine>
-void backward(const Problem& p, const Upstream& up, at::Tensor& dx, at::Tensor& dweight, bool accumulate,
-              at::Tensor& dbias) {
+void backward(const Problem& p, const Upstream& up, const GradientSink& sink, at::Tensor& dx, at::Tensor& dbias) {
   const Plan plan(p);
   const typename Engine::Shared shared(p, plan.lanes);
   const at::Tensor bias = chosen_bias(p), lse = finite_lse(up.lse);
   at::Tensor partial = at::zeros({plan.workers, p.batch, p.dim}, p.x.options());
   plan.run([&](int64_t worker, int64_t first, int64_t last) {
     Engine engine(p, shared, plan.chunk, plan.lanes);
-    std::vector<T> along(plan.chunk);
+    std::vector<T> along(plan.chunk), gradient(sink.step ? plan.chunk * p.dim : 0);
     std::vector<Hit<T>> hits;
     T* own = partial.mutable_data_ptr<T>() + worker * p.batch * p.dim;
     for (int64_t c = first; c < last; ++c) {
       const int64_t begin = c * plan.chunk, size = std::min(plan.chunk, p.columns - begin);
-      T* out = dweight.mutable_data_ptr<T>() + begin * p.dim;
+      T* out = sink.step ? gradient.data() : sink.dweight.mutable_data_ptr<T>() + begin * p.dim;
       engine.begin_chunk(begin, size, true);
       for_blocks(p, plan.lanes, [&](const Block& block) {
         T* tile = engine.dots(block);
@@ -177,9 +177,10 @@ void backward(const Problem& p, const Upstream& up, at::Tensor& dx, at::Tensor& 
                       dbias.defined() ? dbias.mutable_data_ptr<T>() + begin : nullptr);
         fold_excluded_grad(hits, data_or_null<T>(up.excluded_grad), engine, block.size, tile, along.data());
         along_factors(engine, size, along.data());
-        engine.products(block, own + block.begin * p.dim, out, accumulate || block.begin > 0,
-                        p.normalize ? along.data() : nullptr);
+        engine.products(block, own + block.begin * p.dim, out, sink.accumulate || block.begin > 0,
+                        p.normalize ? along.data() : nullptr, sink.step == nullptr);
       });
+      if (sink.step) step_rows(*sink.step, begin, size, p.dim, gradient.data());
     }
   });
   at::sum_out(dx, partial, {0});
@@ -205,12 +206,11 @@ struct Backend {
     return cpu::forward<float, GemmEngine<float>>(p);
   }
 
-  static void backward(const Problem& p, const Upstream& up, at::Tensor& dx, at::Tensor& dweight, bool accumulate,
+  static void backward(const Problem& p, const Upstream& up, const GradientSink& sink, at::Tensor& dx,
                        at::Tensor& dbias) {
-    if (p.type() == at::kDouble)
-      return cpu::backward<double, GemmEngine<double>>(p, up, dx, dweight, accumulate, dbias);
-    if (use_bf16(p)) return cpu::backward<float, Bf16Engine>(p, up, dx, dweight, accumulate, dbias);
-    return cpu::backward<float, GemmEngine<float>>(p, up, dx, dweight, accumulate, dbias);
+    if (p.type() == at::kDouble) return cpu::backward<double, GemmEngine<double>>(p, up, sink, dx, dbias);
+    if (use_bf16(p)) return cpu::backward<float, Bf16Engine>(p, up, sink, dx, dbias);
+    return cpu::backward<float, GemmEngine<float>>(p, up, sink, dx, dbias);
   }
 
   static at::Tensor empty(at::IntArrayRef shape, const at::TensorOptions& options) {

@@ -82,13 +82,13 @@ class Bf16Engine {
   }
 
   // See GemmEngine; the tile holds gradients of the cosines.
-  void products(const Block& block, float* dx, float* dweight, bool keep, const float* along) {
+  void products(const Block& block, float* dx, float* dweight, bool keep, const float* along, bool stream) {
     const int64_t stride = (block.size + 1) / 2 * 2, dim = problem_.dim;
     pack_gradients(tile_.get(), size_, block.size, inverse(), gradients_.get(), stride, gradient_pairs_.get());
     product({gradient_pairs_.get(), 2, 2 * block.size}, packed_.get(), (size_ + 1) / 2, dx, dim, block.size, dim, true,
             nullptr, nullptr, false);
     product({gradients_.get(), stride, 2}, shared_.rows[block.begin / shared_.lanes].get(), stride / 2, dweight, dim,
-            size_, dim, keep, along ? raw_ : nullptr, along, true);
+            size_, dim, keep, along ? raw_ : nullptr, along, stream);
   }
 
   const float* inverse() const { return norms_.get(); }

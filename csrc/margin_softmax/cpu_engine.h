@@ -85,8 +85,9 @@ class GemmEngine {
   }
 
   // dx [block.size, D] += tile^T . (weight rows) and dweight [size, D] (+)= tile . (x rows) + along[row] * weight[row]
-  // (along may be null), where the tile holds gradients of the cosines times output_factor.
-  void products(const Block& block, T* dx, T* dweight, bool keep, const T* along) {
+  // (along may be null), where the tile holds gradients of the cosines times output_factor. `stream`: nobody reads
+  // dweight soon.
+  void products(const Block& block, T* dx, T* dweight, bool keep, const T* along, bool /*stream*/) {
     at::Tensor tile = tile_view(block.size);
     const at::Tensor x = shared_.x.narrow(0, block.begin, block.size);
     at::Tensor dx_rows = at::from_blob(dx, {block.size, problem_.dim}, problem_.x.options());

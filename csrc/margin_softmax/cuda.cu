@@ -14,6 +14,8 @@
 #include "kernels.cuh"
 #include "operators.h"
 #include "problem.h"
+#include "step.h"
+#include "step_kernels.cuh"
 
 namespace facex::cuda {
 namespace {
@@ -106,6 +108,16 @@ class Walk {
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
 
+  // The optimizer step of the chunk's rows from the gradient of its normalised rows.
+  void step(const WeightStep& step, int64_t begin, int64_t size, const at::Tensor& gradient, const at::Tensor& unit) {
+    if (step.first_in_bf16()) {
+      auto* first = reinterpret_cast<uint16_t*>(step.first.mutable_data_ptr<at::BFloat16>());
+      launch_step(step, first, begin, size, gradient, unit);
+    } else {
+      launch_step(step, step.first.defined() ? step.first.mutable_data_ptr<T>() : nullptr, begin, size, gradient, unit);
+    }
+  }
+
   at::Tensor packed(int64_t size) const { return packed_.narrow(0, 0, size); }  // [size, D] operand
   const at::Tensor& x() const { return x_; }                                    // [B, D] operand
   int64_t chunk() const { return chunk_; }
@@ -115,6 +127,22 @@ class Walk {
   template <typename W>
   Rows<W> rows(int64_t begin, int64_t size) const {
     return {p_.weight.const_data_ptr<W>(), data_or_null<int64_t>(p_.subset), begin, size, p_.dim};
+  }
+
+  template <typename M>
+  void launch_step(const WeightStep& step, M* first, int64_t begin, int64_t size, const at::Tensor& gradient,
+                   const at::Tensor& unit) {
+    const int64_t offset = begin * p_.dim;
+    const StepRows<T, M> rows{.weight = step.weight.mutable_data_ptr<T>() + offset,
+                              .first = first ? first + offset : nullptr,
+                              .second = step.second.defined() ? step.second.mutable_data_ptr<T>() + offset : nullptr,
+                              .factors = StepFactors<T>(step.numbers, step.optimizer),
+                              .rounding_key = step.rounding_key,
+                              .first_class = step.first_class + begin};
+    step_rows<T, M><<<row_blocks(size), kRowWarps * kWarp, 0, stream_>>>(
+        rows, size, p_.dim, gradient.const_data_ptr<T>(), inverse_.const_data_ptr<T>(), free_.const_data_ptr<T>(),
+        unit.const_data_ptr<T>());
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
 
   const Problem& p_;
@@ -167,8 +195,8 @@ at::Tensor gradient_unit(const Problem& p, const Upstream& up) {
 }
 
 template <typename T, typename O>
-void backward(const Problem& p, const Upstream& up, at::Tensor& dx, at::Tensor& dweight, bool accumulate,
-              at::Tensor& dbias) {
+void backward(const Problem& p, const Upstream& up, const GradientSink& sink, at::Tensor& dx, at::Tensor& dbias) {
+  at::Tensor dweight = sink.dweight;
   Walk<T, O> walk(p);
   const at::Tensor unit = gradient_unit(p, up);
   at::Tensor gradients = at::empty({p.batch * walk.chunk()}, walk.x().options());
@@ -190,7 +218,11 @@ void backward(const Problem& p, const Upstream& up, at::Tensor& dx, at::Tensor& 
     multiply(dx_part, operand, walk.packed(size));
     dx.add_(dx_part);
     multiply(rows_grad.narrow(0, 0, size), operand.t(), walk.x());
-    walk.finish(begin, size, rows_grad, unit, accumulate, dweight);
+    if (sink.step != nullptr) {
+      walk.step(*sink.step, begin, size, rows_grad, unit);
+    } else {
+      walk.finish(begin, size, rows_grad, unit, sink.accumulate, dweight);
+    }
   });
   dx.mul_(unit);
 }
@@ -204,13 +236,13 @@ struct Backend {
     return cuda::forward<float, float>(p);
   }
 
-  static void backward(const Problem& p, const Upstream& up, at::Tensor& dx, at::Tensor& dweight, bool accumulate,
+  static void backward(const Problem& p, const Upstream& up, const GradientSink& sink, at::Tensor& dx,
                        at::Tensor& dbias) {
     const c10::cuda::CUDAGuard guard(p.x.device());
-    if (p.type() == at::kDouble) return cuda::backward<double, double>(p, up, dx, dweight, accumulate, dbias);
-    if (p.compute == Compute::kBf16) return cuda::backward<float, at::BFloat16>(p, up, dx, dweight, accumulate, dbias);
-    if (p.compute == Compute::kFp16) return cuda::backward<float, at::Half>(p, up, dx, dweight, accumulate, dbias);
-    return cuda::backward<float, float>(p, up, dx, dweight, accumulate, dbias);
+    if (p.type() == at::kDouble) return cuda::backward<double, double>(p, up, sink, dx, dbias);
+    if (p.compute == Compute::kBf16) return cuda::backward<float, at::BFloat16>(p, up, sink, dx, dbias);
+    if (p.compute == Compute::kFp16) return cuda::backward<float, at::Half>(p, up, sink, dx, dbias);
+    return cuda::backward<float, float>(p, up, sink, dx, dbias);
   }
 
   static at::Tensor empty(at::IntArrayRef shape, const at::TensorOptions& options) { return at::empty(shape, options); }

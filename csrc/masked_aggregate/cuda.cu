@@ -38,68 +38,50 @@ bool aligned(const Pointers*... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) % kBytes == 0) && ...);
 }
 
-// Launches kernel<true> over groups of 16 bytes, or kernel<false> over single elements.
-template <typename S, typename Wide, typename Narrow>
-void launch(bool wide, int64_t size, const Wide& with_groups, const Narrow& one_by_one) {
-  const int64_t items = wide ? (size + kGroup<S> - 1) / kGroup<S> : size;
-  const unsigned blocks = unsigned((items + kThreads - 1) / kThreads);
-  if (wide) {
-    with_groups(blocks);
-  } else {
-    one_by_one(blocks);
-  }
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+template <typename S>
+unsigned blocks_of(int64_t size) {
+  return unsigned((size + kThreads * kGroup<S> - 1) / (kThreads * kGroup<S>));
 }
 
 void run_forward(const Forward& p) {
-  const auto stream = at::cuda::getCurrentCUDAStream();
   with_types(p.options, p.z, [&](auto activation, auto arith, auto storage, auto compute) {
     using S = decltype(storage);
     using T = decltype(compute);
-    constexpr Activation kA = decltype(activation)::value;
-    constexpr Arith kR = decltype(arith)::value;
-    const Inputs<S, T> in{read<S>(p.y), read<S>(p.a),   read<S>(p.extra),
-                          p.z.numel(),  p.options.skip, T(p.options.div_eps)};
     S* z = write<S>(p.z);
-    launch<S>(
-        aligned(in.y, in.a, in.extra, z), in.size,
-        [&](unsigned blocks) { forward<kA, kR, kGroup<S>, S, T><<<blocks, kThreads, 0, stream>>>(in, z); },
-        [&](unsigned blocks) { forward<kA, kR, 1, S, T><<<blocks, kThreads, 0, stream>>>(in, z); });
+    const S *y = read<S>(p.y), *a = read<S>(p.a), *extra = read<S>(p.extra);
+    const Inputs<S, T> in{y, a, extra, p.z.numel(), aligned(y, a, extra, z), p.options.skip, T(p.options.div_eps)};
+    forward<decltype(activation)::value, decltype(arith)::value, S, T>
+        <<<blocks_of<S>(in.size), kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(in, z);
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
 }
 
 void run_backward(const Backward& p) {
-  const auto stream = at::cuda::getCurrentCUDAStream();
   with_types(p.options, p.a, [&](auto activation, auto arith, auto storage, auto compute) {
     using S = decltype(storage);
     using T = decltype(compute);
-    constexpr Activation kA = decltype(activation)::value;
-    constexpr Arith kR = decltype(arith)::value;
-    const Inputs<S, T> in{read<S>(p.y), read<S>(p.a), nullptr, p.a.numel(), p.options.skip, T(p.options.div_eps)};
-    const S* grad = read<S>(p.grad);
     S *dy = write<S>(p.dy), *da = write<S>(p.da);
-    launch<S>(
-        aligned(in.y, in.a, grad, dy, da), in.size,
-        [&](unsigned blocks) { backward<kA, kR, kGroup<S>, S, T><<<blocks, kThreads, 0, stream>>>(in, grad, dy, da); },
-        [&](unsigned blocks) { backward<kA, kR, 1, S, T><<<blocks, kThreads, 0, stream>>>(in, grad, dy, da); });
+    const S *grad = read<S>(p.grad), *y = read<S>(p.y), *a = read<S>(p.a);
+    const bool all_aligned = aligned(grad, y, a, dy, da);
+    const Inputs<S, T> in{y, a, nullptr, p.a.numel(), all_aligned, p.options.skip, T(p.options.div_eps)};
+    backward<decltype(activation)::value, decltype(arith)::value, S, T>
+        <<<blocks_of<S>(in.size), kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(in, grad, dy, da);
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
 }
 
 void run_folded(const Folded& p) {
-  const auto stream = at::cuda::getCurrentCUDAStream();
   with_types(p.options, p.z, [&](auto activation, auto arith, auto storage, auto compute) {
     using S = decltype(storage);
     using T = decltype(compute);
-    constexpr Activation kA = decltype(activation)::value;
-    constexpr Arith kR = decltype(arith)::value;
-    const Inputs<S, T> in{read<S>(p.y), nullptr, read<S>(p.extra), p.z.numel(), p.options.skip, T(p.options.div_eps)};
-    const Affine<S, T> affine{read<S>(p.h), read<S>(p.t), read<T>(p.scale), read<T>(p.shift), read<T>(p.slope),
-                              p.channels,   p.run};
     S* z = write<S>(p.z);
-    launch<S>(
-        aligned(in.y, affine.h, affine.t, in.extra, z), in.size,
-        [&](unsigned blocks) { folded<kA, kR, kGroup<S>, S, T><<<blocks, kThreads, 0, stream>>>(in, affine, z); },
-        [&](unsigned blocks) { folded<kA, kR, 1, S, T><<<blocks, kThreads, 0, stream>>>(in, affine, z); });
+    const S *y = read<S>(p.y), *h = read<S>(p.h), *t = read<S>(p.t), *extra = read<S>(p.extra);
+    const bool all_aligned = aligned(y, h, t, extra, z);
+    const Inputs<S, T> in{y, nullptr, extra, p.z.numel(), all_aligned, p.options.skip, T(p.options.div_eps)};
+    const Affine<S, T> affine{h, t, read<T>(p.scale), read<T>(p.shift), read<T>(p.slope), p.channels, p.run};
+    folded<decltype(activation)::value, decltype(arith)::value, S, T>
+        <<<blocks_of<S>(in.size), kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(in, affine, z);
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
 }
 

@@ -8,7 +8,7 @@
 #include "options.h"
 
 #ifdef __CUDACC__
-#define FACEX_FORMULA __host__ __device__ __forceinline__
+#define FACEX_FORMULA __device__ __forceinline__
 #else
 #define FACEX_FORMULA __attribute__((always_inline)) inline
 #endif

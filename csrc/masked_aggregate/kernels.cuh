@@ -1,5 +1,5 @@
 // CUDA kernels of mask_aggregate over flat ranges. S is the storage type, T the compute type (float or double), N the
-// elements of a thread: 16 bytes' worth, or 1 where a pointer is not aligned.
+// elements of a thread: 16 bytes' worth.
 #pragma once
 
 #include <cstdint>
@@ -33,36 +33,42 @@ struct Values {
   T at[N];
 };
 
-// Element `begin` and those after it, as far as the range of `size` goes; zeros without a tensor.
+// A thread's elements of the range [0, size): in one access where all of them are inside and pointers are aligned.
+struct Place {
+  int64_t begin, size;
+  bool whole;
+};
+
+// The elements at a place; zeros without a tensor and outside the range.
 template <int N, typename T, typename S>
-__device__ __forceinline__ Values<T, N> load(const S* data, int64_t begin, int64_t size) {
+__device__ __forceinline__ Values<T, N> load(const S* data, const Place& place) {
   Values<T, N> out = {};
   if (data == nullptr) return out;
-  if (begin + N <= size) {
-    const Group<S, N> group = *reinterpret_cast<const Group<S, N>*>(data + begin);
+  if (place.whole) {
+    const Group<S, N> group = *reinterpret_cast<const Group<S, N>*>(data + place.begin);
 #pragma unroll
     for (int i = 0; i < N; ++i) out.at[i] = static_cast<T>(group.values[i]);
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      if (begin + i < size) out.at[i] = static_cast<T>(data[begin + i]);
+      if (place.begin + i < place.size) out.at[i] = static_cast<T>(data[place.begin + i]);
     }
   }
   return out;
 }
 
 template <int N, typename T, typename S>
-__device__ __forceinline__ void store(S* data, int64_t begin, int64_t size, const Values<T, N>& in) {
+__device__ __forceinline__ void store(S* data, const Place& place, const Values<T, N>& in) {
   if (data == nullptr) return;
-  if (begin + N <= size) {
+  if (place.whole) {
     Group<S, N> group;
 #pragma unroll
     for (int i = 0; i < N; ++i) group.values[i] = static_cast<S>(in.at[i]);
-    *reinterpret_cast<Group<S, N>*>(data + begin) = group;
+    *reinterpret_cast<Group<S, N>*>(data + place.begin) = group;
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      if (begin + i < size) data[begin + i] = static_cast<S>(in.at[i]);
+      if (place.begin + i < place.size) data[place.begin + i] = static_cast<S>(in.at[i]);
     }
   }
 }
@@ -72,6 +78,7 @@ template <typename S, typename T>
 struct Inputs {
   const S *y, *a, *extra;
   int64_t size;
+  bool aligned;  // every pointer, to 16 bytes
   bool skip;
   T div_eps;
 };
@@ -85,16 +92,17 @@ struct Affine {
   int64_t channels, run;
 };
 
-template <int N>
-__device__ __forceinline__ int64_t first_element() {
-  return (int64_t(blockIdx.x) * kThreads + threadIdx.x) * N;
+template <int N, typename S, typename T>
+__device__ __forceinline__ Place place_of_thread(const Inputs<S, T>& in) {
+  const int64_t begin = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * N;
+  return {begin, in.size, in.aligned && begin + N <= in.size};
 }
 
 // arith(y, act(a)) (+ extra) (+ y), written.
 template <Activation A, Arith R, int N, typename S, typename T>
-__device__ __forceinline__ void finish(const Inputs<S, T>& in, int64_t begin, const Values<T, N>& y,
+__device__ __forceinline__ void finish(const Inputs<S, T>& in, const Place& place, const Values<T, N>& y,
                                        const Values<T, N>& a, S* z) {
-  const Values<T, N> extra = load<N, T>(in.extra, begin, in.size);
+  const Values<T, N> extra = load<N, T>(in.extra, place);
   Values<T, N> out;
 #pragma unroll
   for (int i = 0; i < N; ++i) {
@@ -102,38 +110,47 @@ __device__ __forceinline__ void finish(const Inputs<S, T>& in, int64_t begin, co
     if (in.extra != nullptr) value += extra.at[i];
     out.at[i] = in.skip ? value + y.at[i] : value;
   }
-  store<N>(z, begin, in.size, out);
+  store<N>(z, place, out);
 }
 
-template <Activation A, Arith R, int N, typename S, typename T>
+template <Activation A, Arith R, typename S, typename T>
 __global__ void __launch_bounds__(kThreads) forward(Inputs<S, T> in, S* z) {
-  const int64_t begin = first_element<N>();
-  if (begin >= in.size) return;
-  const Values<T, N> y = load<N, T>(in.y, begin, in.size), a = load<N, T>(in.a, begin, in.size);
-  finish<A, R, N>(in, begin, y, a, z);
+  constexpr int N = kGroup<S>;
+  const Place place = place_of_thread<N>(in);
+  if (place.begin >= in.size) return;
+  const Values<T, N> y = load<N, T>(in.y, place), a = load<N, T>(in.a, place);
+  finish<A, R, N>(in, place, y, a, z);
 }
 
-template <Activation A, Arith R, int N, typename S, typename T>
+template <Activation A, Arith R, typename S, typename T>
 __global__ void __launch_bounds__(kThreads) folded(Inputs<S, T> in, Affine<S, T> affine, S* z) {
-  const int64_t begin = first_element<N>();
-  if (begin >= in.size) return;
-  const Values<T, N> y = load<N, T>(in.y, begin, in.size), h = load<N, T>(affine.h, begin, in.size);
-  const Values<T, N> t = load<N, T>(affine.t, begin, in.size);
+  constexpr int N = kGroup<S>;
+  const Place place = place_of_thread<N>(in);
+  if (place.begin >= in.size) return;
+  const Values<T, N> y = load<N, T>(in.y, place), h = load<N, T>(affine.h, place);
+  const Values<T, N> t = load<N, T>(affine.t, place);
   Values<T, N> a;
+  // Divisions of 64-bit integers are slow: one a thread, then counting.
+  const int64_t stretch = place.begin / affine.run;
+  int64_t c = stretch % affine.channels, left = affine.run - (place.begin - stretch * affine.run);
 #pragma unroll
   for (int i = 0; i < N; ++i) {
-    const int64_t c = (begin + i) / affine.run % affine.channels;
     a.at[i] = folded_activation(h.at[i], t.at[i], affine.scale[c], affine.shift[c], affine.slope[c]);
+    if (--left == 0) {
+      left = affine.run;
+      c = c + 1 == affine.channels ? 0 : c + 1;
+    }
   }
-  finish<A, R, N>(in, begin, y, a, z);
+  finish<A, R, N>(in, place, y, a, z);
 }
 
-template <Activation A, Arith R, int N, typename S, typename T>
+template <Activation A, Arith R, typename S, typename T>
 __global__ void __launch_bounds__(kThreads) backward(Inputs<S, T> in, const S* grad, S* dy, S* da) {
-  const int64_t begin = first_element<N>();
-  if (begin >= in.size) return;
-  const Values<T, N> g = load<N, T>(grad, begin, in.size), a = load<N, T>(in.a, begin, in.size);
-  const Values<T, N> y = load<N, T>(needs_features(R) ? in.y : nullptr, begin, in.size);
+  constexpr int N = kGroup<S>;
+  const Place place = place_of_thread<N>(in);
+  if (place.begin >= in.size) return;
+  const Values<T, N> g = load<N, T>(grad, place), a = load<N, T>(in.a, place);
+  const Values<T, N> y = load<N, T>(needs_features(R) ? in.y : nullptr, place);
   Values<T, N> out_y, out_a;
 #pragma unroll
   for (int i = 0; i < N; ++i) {
@@ -141,8 +158,8 @@ __global__ void __launch_bounds__(kThreads) backward(Inputs<S, T> in, const S* g
     out_y.at[i] = in.skip ? d.y + g.at[i] : d.y;
     out_a.at[i] = d.a;
   }
-  store<N>(dy, begin, in.size, out_y);
-  store<N>(da, begin, in.size, out_a);
+  store<N>(dy, place, out_y);
+  store<N>(da, place, out_a);
 }
 
 }  // namespace facex::mask::cuda

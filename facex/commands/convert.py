@@ -78,7 +78,7 @@ def import_file(
     method = build_method(class_path, init_args)
     layout = choose_format(method, state, format_name, str(path))
     content = layout.read(dict(state))
-    networks = method.networks()
+    networks = {**_saved(method), **method.networks()}
     reports: list[LoadReport] = []
     for name, tensors in content["networks"].items():
         reports.append(load_network(networks[name], tensors, str(path), name))
@@ -87,8 +87,9 @@ def import_file(
         raise CheckpointError(
             f"{path}: holds {0 if centres is None else len(centres)} class centres, not {num_classes}"
         )
-    running = content.get("meta", {}).get("margin")
-    folder = write_run(output, method, class_path, init_args, centres, str(path), running)
+    meta = content.get("meta", {})
+    running, bias = meta.get("margin"), meta.get("bias")
+    folder = write_run(output, method, class_path, init_args, centres, str(path), running, bias)
     loaded = sum(len(r.loaded) for r in reports)
     with_head = "no class centres" if centres is None else f"class centres {centres.shape[0]} x {centres.shape[1]}"
     i = method.input
@@ -116,10 +117,11 @@ def write_run(
     centres: Tensor | None,
     origin: str,
     running: Mapping[str, Tensor] | None = None,
+    bias: Tensor | None = None,
 ) -> Path:
     """A run folder whose only checkpoint (step 0) holds `method`, and the class centres [C, D] where there are any.
 
-    `running`: running values of the margin by their own names.
+    `running`: running values of the margin by their own names; `bias` [C]: of a plain softmax.
     """
     from facex.train.checkpoint import CheckpointManager
     from facex.train.method_state import describe_networks, method_state
@@ -135,7 +137,7 @@ def write_run(
         "converted_from": origin,
     }
 
-    head = None if centres is None else _head_with(method, centres, running or {}, origin)
+    head = None if centres is None else _head_with(method, centres, running or {}, origin, bias)
 
     def save_head(folder: Path) -> None:
         if head is not None:
@@ -153,8 +155,9 @@ def export_run(path: Path, output: Path, format_name: str | None, which: str = "
     formats = run.method.formats()
     layout = _format_named(formats, format_name, type(run.method).__name__)
     centres = read_centres(run.path / "head")
-    networks = {name: module.state_dict() for name, module in run.method.networks().items()}
-    meta = {**run.meta, "margin": read_margin(run.path / "head")}
+    modules = {**_saved(run.method), **run.method.networks()}
+    networks = {name: module.state_dict() for name, module in modules.items()}
+    meta = {**run.meta, "margin": read_margin(run.path / "head"), "bias": read_bias(run.path / "head")}
     state = layout.write({"networks": networks, "head": centres, "meta": meta})
     if ranks is not None or layout.name == "insightface-checkpoint":
         if layout.name not in LAYOUTS:
@@ -169,6 +172,19 @@ def export_run(path: Path, output: Path, format_name: str | None, which: str = "
     return f"{run.path}: {len(state)} tensors written to {output} as {layout.name} ({layout.describe})"
 
 
+def _saved(method: Method) -> dict[str, Any]:
+    """The frozen networks that are part of a checkpoint."""
+    return {name: frozen.module for name, frozen in method.frozen().items() if frozen.saved}
+
+
+def _nested(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in state.items():
+        name, _, rest = key.partition(".")
+        nested.setdefault(name, {})[rest] = value
+    return nested
+
+
 def _write_file(output: Path, layout: Format, state: Mapping[str, Tensor]) -> None:
     with atomic_path(output) as temporary:
         if output.suffix == ".safetensors":
@@ -176,11 +192,21 @@ def _write_file(output: Path, layout: Format, state: Mapping[str, Tensor]) -> No
 
             save_file({name: value.contiguous().clone() for name, value in state.items()}, temporary)
         else:
-            torch.save({layout.container: dict(state)} if layout.container else dict(state), temporary)
+            plain = _nested(state) if layout.nested else dict(state)
+            torch.save({layout.container: plain} if layout.container else plain, temporary)
 
 
 def read_centres(folder: Path) -> Tensor | None:
     """The class centres [C, D] from a checkpoint's head shards; None where there are none."""
+    return _read_rows(folder, "weight")
+
+
+def read_bias(folder: Path) -> Tensor | None:
+    """The bias [C] of a plain softmax from a checkpoint's head shards; None where there is none."""
+    return _read_rows(folder, "bias")
+
+
+def _read_rows(folder: Path, name: str) -> Tensor | None:
     from safetensors import safe_open
 
     from facex.heads.state import read_headers
@@ -190,7 +216,9 @@ def read_centres(folder: Path) -> Tensor | None:
     parts = []
     for file in read_headers(folder):
         with safe_open(file.path, "pt") as shard:
-            parts.append(shard.get_tensor("weight").float())  # small heads are trained in float64
+            if name not in shard.keys():  # noqa: SIM118 (safe_open is no mapping)
+                return None
+            parts.append(shard.get_tensor(name).float())  # small heads are trained in float64
     return torch.cat(parts)
 
 
@@ -207,9 +235,11 @@ def read_margin(folder: Path) -> dict[str, Tensor]:
         return {key.removeprefix("margin."): shard.get_tensor(key).float() for key in names}
 
 
-def _head_with(method: Method, centres: Tensor, running: Mapping[str, Tensor], origin: str) -> Any:
+def _head_with(
+    method: Method, centres: Tensor, running: Mapping[str, Tensor], origin: str, bias: Tensor | None = None
+) -> Any:
     from facex.heads.margin_head import MarginHead
-    from facex.train.head import load_running_values
+    from facex.train.head import load_bias, load_running_values
 
     if method.head is None:
         raise CheckpointError(f"the file holds class centres, but {type(method).__name__} has no head")
@@ -217,8 +247,10 @@ def _head_with(method: Method, centres: Tensor, running: Mapping[str, Tensor], o
         raise CheckpointError(
             f"class centres have {centres.shape[1]} dimensions, the embedding {method.head.embedding_size}"
         )
-    head = MarginHead(method.head.margin, method.head.embedding_size, int(centres.shape[0]))
+    spec = method.head
+    head = MarginHead(spec.margin, spec.embedding_size, int(centres.shape[0]), bias=spec.bias, normalize=spec.normalize)
     head.load_weight(centres)
+    load_bias(head, bias, origin)
     load_running_values(head.margin, running, origin)
     return head
 

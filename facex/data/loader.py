@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,6 +34,15 @@ class ReadableSet(Protocol):
     def allocate(self, b: int, pin: bool) -> dict[str, Tensor]: ...
 
 
+@runtime_checkable
+class ChangingSet(Protocol):
+    """A set that shows a sample differently in each epoch (a masked copy for some, chosen before anything is decoded)."""
+
+    def read_in_epoch(self, epoch: int, indices: np.ndarray, out: dict[str, Tensor]) -> None:
+        """As `read`, for an epoch counted from 0: the same for any number of ranks, and after a resume."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Failure:
     """What the reading thread hands over instead of a batch when it cannot go on."""
@@ -47,7 +56,8 @@ class BatchLoader:
     `prefetch` global batches are read ahead by one thread (0: none, everything happens in the caller's thread).
     `order` is the default `ShuffledOrder` unless another one is given. An error while reading is raised by the
     iterator, with its own type, when the batch before it has been consumed. Transforms run in the consumer, on the
-    device, in the order given, each with draws of its own.
+    device, in the order given, each with draws of its own; those that work on the host (`Transform.on_host`) and come
+    first run in the reading thread.
     """
 
     def __init__(
@@ -74,6 +84,8 @@ class BatchLoader:
         )
         self.shape = self.order.shape
         self._pin = self.device.type == "cuda"
+        ours = (place for place, transform in enumerate(self.transforms) if not transform.on_host)
+        self._on_host = next(ours, len(self.transforms))  # so many transforms run in the reading thread
 
     @property
     def batches_per_epoch(self) -> int:
@@ -93,13 +105,27 @@ class BatchLoader:
 
     def transform(self, batch: Batch, batch_number: int) -> Batch:
         """The transforms alone; `batch_number` counts the global batches consumed since the run began."""
-        for place, transform in enumerate(self.transforms):
+        return self._transform(batch, batch_number, range(len(self.transforms)))
+
+    def _transform(self, batch: Batch, batch_number: int, places: range) -> Batch:
+        for place in places:
+            transform = self.transforms[place]
             draws = Draws(self.seed, batch_number, batch.position)
             batch = transform(batch, draws.scoped(f"transforms.{place}.{type(transform).__name__}"))
         return batch
 
     def _finish(self, batch: Batch, epoch: int, number: int) -> Batch:
-        return self.transform(batch.to(self.device), epoch * self.batches_per_epoch + number)
+        places = range(self._on_host, len(self.transforms))
+        return self._transform(batch.to(self.device), epoch * self.batches_per_epoch + number, places)
+
+    def _prepare(self, batch: Batch, epoch: int, number: int) -> Batch:
+        """The transforms of the reading thread; what they made is page-locked as the rest is."""
+        if not self._on_host:
+            return batch
+        batch = self._transform(batch, epoch * self.batches_per_epoch + number, range(self._on_host))
+        if self._pin:
+            batch = batch.with_fields(**{name: value.pin_memory() for name, value in batch.fields.items()})
+        return batch
 
     def _read(self, epoch: int, number: int) -> list[Batch]:
         """Read one global batch into host memory. Buffers are new each time: pinned ones come from torch's caching host
@@ -107,16 +133,18 @@ class BatchLoader:
         batches = []
         for indices, positions in self.order.global_batch(epoch, number):
             fields = self.dataset.allocate(len(indices), self._pin)
-            self.dataset.read(indices, fields)
-            batches.append(
-                Batch(
-                    fields=fields,
-                    kinds=dict(self.dataset.kinds),
-                    color=self.dataset.color,
-                    index=torch.from_numpy(np.array(indices)),
-                    position=torch.from_numpy(np.array(positions)),
-                )
+            if isinstance(self.dataset, ChangingSet):
+                self.dataset.read_in_epoch(epoch, indices, fields)
+            else:
+                self.dataset.read(indices, fields)
+            batch = Batch(
+                fields=fields,
+                kinds=dict(self.dataset.kinds),
+                color=self.dataset.color,
+                index=torch.from_numpy(np.array(indices)),
+                position=torch.from_numpy(np.array(positions)),
             )
+            batches.append(self._prepare(batch, epoch, number))
         return batches
 
     def _read_ahead(self, epoch: int, numbers: range) -> Generator[list[Batch], None, None]:

@@ -39,6 +39,8 @@ def read_property(path: str | os.PathLike[str]) -> Property:
     return Property(classes, height, width)
 
 
-def write_property(path: str | os.PathLike[str], value: Property) -> None:
-    """Write the file as insightface does: no blanks, one LF."""
-    write_text(Path(path), f"{value.classes},{value.height},{value.width}\n")
+def write_property(path: str | os.PathLike[str], value: Property, images: int | None = None) -> None:
+    """Write the file as insightface does: no blanks, one LF. `images`: their number on a second line, as some converters
+    add."""
+    second = "" if images is None else f"{images}\n"
+    write_text(Path(path), f"{value.classes},{value.height},{value.width}\n{second}")

@@ -21,6 +21,10 @@ _SPATIAL = ("image", "label_map", "mask")
 class Transform(ABC):
     """Base of all transforms: a batch in, a batch out; the input's tensors are left as they are."""
 
+    on_host = False
+    """It computes on the CPU whatever the device: where such transforms come first, the loader's reading thread runs them
+    before the batch moves to the device."""
+
     @abstractmethod
     def __call__(self, batch: Batch, draws: Draws) -> Batch:
         """Transform one micro-batch on its device."""

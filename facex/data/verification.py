@@ -29,12 +29,14 @@ _FIRST = b"\x80(])}"
 
 @dataclass
 class VerificationSet:
-    """Pairs of encoded faces. `entries` has 2n encoded images (left, right, left, right, ...), `issame` bool [n]."""
+    """Pairs of encoded faces. `entries` has 2n encoded images (left, right, left, right, ...), `issame` bool [n]; `flags` bool
+    [2n], where a set has them: which images show a mask."""
 
     entries: list[bytes]
     issame: np.ndarray
     name: str
     path: Path | None = None
+    flags: np.ndarray | None = None
 
     def __len__(self) -> int:
         """The number of pairs."""
@@ -105,7 +107,29 @@ def load_bin(path: str | Path) -> VerificationSet:
     except OSError as error:
         raise VerificationSetError(f"{path}: cannot be read: {error.strerror or error}") from error
     entries, issame = _pairs(path, value)
-    return VerificationSet(entries, issame, path.stem, path)
+    return VerificationSet(entries, issame, path.stem, path, read_flags(path.with_suffix(".flags.npy"), len(entries)))
+
+
+def read_flags(path: Path, images: int) -> np.ndarray | None:
+    """The mask flags of a set beside its `.bin` file (NAME.flags.npy, 0 or 1 an image), None where there are none.
+
+    Raises VerificationSetError: no array of numbers, another count, a value that is neither 0 nor 1.
+    """
+    if not path.is_file():
+        return None
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise VerificationSetError(f"{path}: not a .npy array: {error}") from error
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf" or values.shape != (images,):
+        raise VerificationSetError(
+            f"{path}: {getattr(values, 'shape', '?')} flags for {images} images; one an image is wanted"
+        )
+    if not np.isin(values, (0, 1)).all():
+        raise VerificationSetError(
+            f"{path}: a flag is 0 (holistic) or 1 (masked), not {values[~np.isin(values, (0, 1))][0]}"
+        )
+    return values.astype(bool)
 
 
 def _read(path: Path, data: mmap.mmap) -> Any:

@@ -7,10 +7,12 @@ from facex.heads.margins import (
     Combined,
     CosFace,
     CurricularFace,
+    ElasticFace,
     MagFace,
     Margin,
     Rule,
     Softmax,
+    UniFace,
 )
 
 __all__ = [
@@ -19,10 +21,12 @@ __all__ = [
     "Combined",
     "CosFace",
     "CurricularFace",
+    "ElasticFace",
     "HeadOutput",
     "MagFace",
     "Margin",
     "MarginHead",
     "Rule",
     "Softmax",
+    "UniFace",
 ]

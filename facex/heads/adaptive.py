@@ -108,6 +108,7 @@ class AdaFace(Margin):
         require_choice("AdaFace", "statistics", statistics, ("global", "rank"))
         self.m, self.h, self.t_alpha, self.form, self.eps = float(m), float(h), float(t_alpha), form, float(eps)
         self.statistics, self.interclass_filter, self.official_nan = statistics, float(interclass_filter), official_nan
+        self.negatives_follow_targets = official_nan  # its rule then has the running std in it
         self.norm_clip = (float(norm_clip[0]), float(norm_clip[1]))
         self.register_buffer("batch_mean", torch.full((1,), 20.0))
         self.register_buffer("batch_std", torch.full((1,), 100.0))

@@ -25,6 +25,8 @@ def negatives_rule(interclass_filter: float, clamp_eps: float = 0.0) -> Rule:
 class Softmax(Margin):
     """No margin: logit = s * cos, or s * <x, w> + b for a head with `normalize=False` (then s = 1 is usual)."""
 
+    negatives_follow_targets = False
+
     def __init__(self, s: float = 1.0) -> None:
         super().__init__(s)
 
@@ -48,6 +50,8 @@ class ArcFace(Margin):
         interclass_filter: negatives above this cosine get logit 0 (0: off).
         official_nan: keep the infinite slope of sqrt(1 - cos^2) at |cos| = 1; for tests only.
     """
+
+    negatives_follow_targets = False
 
     def __init__(
         self,
@@ -107,6 +111,8 @@ class CosFace(Margin):
         soft: the margin is m times the label's share (LAFS: s * (cos - m * y) with a soft label y).
     """
 
+    negatives_follow_targets = False
+
     def __init__(
         self,
         s: float = 64.0,
@@ -145,6 +151,8 @@ class Combined(Margin):
         margin_grad, past_pi: as in ArcFace; used where the arc branch is (JHMFR: ``exact`` and ``sine``). ``true``
             knows ``none`` and ``clip``-free angles only.
     """
+
+    negatives_follow_targets = False
 
     def __init__(
         self,

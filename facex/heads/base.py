@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facex.errors import ConfigError
@@ -45,6 +46,9 @@ class Margin(nn.Module):
     """
 
     scale: float
+    negatives_follow_targets: bool = True
+    """Whether `negatives` reads `cos` or running values. A margin that says False is asked early, with NaN for every cosine,
+    and the big product then runs while the target cosines travel between ranks."""
 
     def __init__(self, s: float = 64.0) -> None:
         super().__init__()
@@ -77,8 +81,21 @@ class Margin(nn.Module):
     def observe(self, statistics: Mapping[str, Tensor], reduce: Reduce) -> None:
         """Update running values before they are used; called once per training micro-step, without gradient.
 
-        `statistics`: `norm` [b], `cos` [b, K] and `valid` bool [b, K] of this rank's rows. `reduce` sums a tensor over
-        ranks, so that running values stay equal on every rank.
+        `statistics`: `norm` [b], `cos` [b, K] and `valid` bool [b, K] of this rank's rows, and `row` int64 [b], their
+        places in the batch of all ranks. `reduce` sums a tensor over ranks, so that running values stay equal on every
+        rank.
+        """
+
+    def row_loss(self, target: Tensor, neg: Tensor) -> Tensor:
+        """The loss of a row [b] from its target's logit (of several labels, their logsumexp) and the logsumexp of all other
+        logits: -log softmax at the target. A softplus of the difference keeps tiny losses exact, where logaddexp minus
+        the target would cancel."""
+        return F.softplus(neg - target, threshold=50)
+
+    def observe_loss(self, statistics: Mapping[str, Tensor], reduce: Reduce) -> None:
+        """As `observe`, once the logits are known: update running values for the next micro-step.
+
+        `statistics`: `target` [b, K] and `neg` [b] as `row_loss` has them, `valid` bool [b, K].
         """
 
     def monitor(self, cos: Tensor, norm: Tensor) -> dict[str, Tensor]:

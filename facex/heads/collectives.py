@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -38,11 +39,19 @@ class Ranks:
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over ranks, a new tensor."""
-        return self._reduce(values, dist.ReduceOp.SUM)
+        return self.sum_later(values)()
 
-    def max(self, values: Tensor) -> Tensor:
-        """Maximum over ranks, a new tensor."""
-        return self._reduce(values, dist.ReduceOp.MAX)
+    def sum_later(self, values: Tensor) -> Callable[[], Tensor]:
+        """Begin `sum`; the function returned waits for it and gives the result."""
+        values = values.detach().clone(memory_format=torch.contiguous_format)
+        work = dist.all_reduce(values, group=self.group, async_op=True) if self.size > 1 else None
+
+        def result() -> Tensor:
+            if work is not None:
+                work.wait()
+            return values
+
+        return result
 
     def scatter_sum(self, rows: Tensor) -> Tensor:
         """[W * b, ...] partial sums of every rank -> the sum over ranks of this rank's b rows (a reduce-scatter)."""
@@ -72,9 +81,3 @@ class Ranks:
         """Wait for all ranks."""
         if self.size > 1:
             dist.barrier(group=self.group)
-
-    def _reduce(self, values: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
-        values = values.detach().clone(memory_format=torch.contiguous_format)
-        if self.size > 1:
-            dist.all_reduce(values, op=op, group=self.group)
-        return values

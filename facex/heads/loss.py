@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -16,13 +16,15 @@ def rows_loss(
     weights: Tensor,
     unlabelled: float | None,
     rest: Tensor | None = None,
+    *,
+    row_loss: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """-sum_k w_k log softmax at label k, per row [b].
 
     `target` [b, K] logits of the labels (anything where not `valid`), `neg` [b] logsumexp of all other logits,
     `weights` [b, K] summing to 1 over a row's labels. `rest` [b]: with label smoothing, what the other classes add to
     sum_j w_j logit_j (the weights then sum to less than 1 over the labels). A row without a label costs 0, or, if `unlabelled` is a number,
-    that constant with the gradient of its logsumexp over all classes (published partial FC).
+    that constant with the gradient of its logsumexp over all classes (published partial FC). `row_loss`: the margin's.
     """
     labelled = valid.any(1)
     if target.shape[1] == 1 and rest is None:
@@ -33,8 +35,7 @@ def rows_loss(
         together = torch.logsumexp(safe, 1)
         chosen = (torch.where(valid, target, torch.zeros_like(target)) * weights).sum(1)
         chosen = chosen if rest is None else chosen + rest
-    # softplus of a difference keeps tiny losses exact, where logaddexp minus the target would cancel
-    loss = F.softplus(neg - together, threshold=50) + (together - chosen)
+    loss = row_loss(together, neg) + (together - chosen)
     if unlabelled is None:
         return torch.where(labelled, loss, torch.zeros_like(loss))
     return torch.where(labelled, loss, neg - neg.detach() + unlabelled)

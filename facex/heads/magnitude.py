@@ -33,6 +33,8 @@ class MagFace(Margin):
         official_nan: keep the official NaN gradients at |cos| = 1 (of targets and of all other columns); for tests.
     """
 
+    negatives_follow_targets = False
+
     def __init__(
         self,
         l_a: float = 10.0,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -14,35 +13,20 @@ from torch import Tensor, nn
 from facex.errors import ConfigError
 from facex.heads.base import Margin, require_choice
 from facex.heads.collectives import GroupLike, Ranks
-from facex.heads.foreign import ForeignRows, last_class
+from facex.heads.fused import FusedStep
 from facex.heads.gradients import GradientWindow
 from facex.heads.labels import check_range, normalise_labels
 from facex.heads.loss import rows_loss
+from facex.heads.micro_step import begin_step, prepare_margin
+from facex.heads.output import HeadOutput, reduce_rows
 from facex.heads.sampler import ClassSampler
 from facex.heads.scoring import best_other
 from facex.heads.shard_optimizer import OptimizerOptions, ShardOptimizer
-from facex.heads.sharded_softmax import Impl, MicroStep, Negatives, Precision, TargetCosine
+from facex.heads.sharded_softmax import Impl, Negatives, Precision, TargetCosine
 from facex.heads.shards import Init, Shard, initialise
-from facex.heads.smoothing import check_rule
+from facex.heads.smoothing import check_rule, smooth
 
 LOSS_CAP = -math.log(1e-30)  # what an unlabelled row costs in the published partial FC: 69.0776
-
-
-@dataclass
-class HeadOutput:
-    """What a head says about this rank's rows.
-
-    loss: scalar; averaged over ranks it is the global mean, and so is its gradient when an engine averages gradients.
-    loss_id, loss_reg: its parts (cross entropy; the margin's regulariser, weighted).
-    per_row: [b] cross entropy, detached, 0 for ignored rows.
-    logs: detached scalars of this rank.
-    """
-
-    loss: Tensor
-    loss_id: Tensor
-    loss_reg: Tensor
-    per_row: Tensor
-    logs: dict[str, Tensor] = field(default_factory=dict)
 
 
 class MarginHead(nn.Module):
@@ -73,6 +57,8 @@ class MarginHead(nn.Module):
         foreign_label: ``ignore``: only the rank that owns a row's class applies the margin. ``official``: JHMFR's MagFace
             and CurricularFace apply it on every other rank to the last class that takes part (see `foreign`).
         bias_correction: AdamW's, see OptimizerOptions; ``first`` is JHMFR's.
+        fused_step: the backward pass takes the optimizer's step chunk by chunk, and the [C, D] gradient is never stored (see
+            `fused`): build the optimizer first, and call `prepare_step(lr)` before a backward pass whose rate is new.
         dtype: of the master weights; float64 is for tests.
     """
 
@@ -101,6 +87,7 @@ class MarginHead(nn.Module):
         foreign_label: Literal["ignore", "official"] = "ignore",
         bias_correction: Literal["step", "first"] = "step",
         label_smoothing: float = 0.0,
+        fused_step: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -115,6 +102,11 @@ class MarginHead(nn.Module):
             raise ConfigError("a bias needs normalize=False: cosines have none")
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
+        if fused_step and (sample_rate < 1 or label_smoothing):
+            what = f"sample_rate {sample_rate:g}" if sample_rate < 1 else f"label_smoothing {label_smoothing:g}"
+            raise ConfigError(
+                f"fused_step works with all classes and hard labels, not with {what}: use fused_step=False"
+            )
         require_choice("MarginHead", "foreign_label", foreign_label, ("ignore", "official"))
         require_choice("MarginHead", "bias_correction", bias_correction, ("step", "first"))
         self.margin, self.embedding_size, self.num_classes = margin, embedding_size, num_classes
@@ -132,10 +124,12 @@ class MarginHead(nn.Module):
         if self.weight.device.type != "meta":
             initialise(self.weight.data, self.shard, init, seed)
         self.margin.to(self.weight.device, dtype)
+        self.seed = seed
         self.sampler = ClassSampler(self.shard.size, sample_rate, seed, self.ranks.rank, sampler_seeds)
         self.window = GradientWindow(self.weight, self.bias, sampled=sample_rate < 1)
         self.optimizer: ShardOptimizer | None = None
         self.default_lr = 0.0
+        self.fused = FusedStep() if fused_step else None
 
     # -- the loss -----------------------------------------------------------------------------------------------------
     def forward(self, embeddings: Tensor, labels: Tensor, label_weights: Tensor | None = None) -> HeadOutput:
@@ -156,72 +150,30 @@ class MarginHead(nn.Module):
         if self.skip_zero_norm:
             labels = labels.masked_fill((norm == 0)[:, None], -1)
         valid, all_labels = labels >= 0, ranks.gather(labels)
-        step = self._micro_step(all_labels, norm)
+        step = begin_step(self, all_labels, norm)
         anchor = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=torch.is_grad_enabled())
         unit = F.normalize(x, eps=1e-12) if self.normalize else x
         cos, bias, total, token = TargetCosine.apply(unit, norm, anchor, step)
-        self._prepare_margin(step, cos, norm, valid, all_labels)
+        prepare_margin(self, step, cos, norm, valid, all_labels)
         neg, weights, rest = Negatives.apply(token, step), weights.to(cos.dtype), None
         if self.label_smoothing:
-            neg, weights, rest = self._smooth(step, neg, valid, weights, total, cos, bias)
+            check_rule(type(self.margin).__name__, step.rule)
+            neg, weights, rest = smooth(step, self.label_smoothing, neg, valid, weights, total, cos, bias)
         target = self._target(cos, norm, labels, weights) + bias
-        per_row = rows_loss(target, neg, valid, weights, None if self.ignore_unlabelled else LOSS_CAP, rest)
+        unlabelled = None if self.ignore_unlabelled else LOSS_CAP
+        per_row = rows_loss(target, neg, valid, weights, unlabelled, rest, row_loss=self.margin.row_loss)
+        if self.training:
+            seen = {"target": target.detach(), "neg": neg.detach(), "valid": valid}
+            with torch.no_grad():
+                self.margin.observe_loss(seen, self.ranks.sum)
         if self.loss_cap is not None:
             per_row = per_row + (per_row.clamp(max=self.loss_cap) - per_row).detach()
-        return self._reduce(per_row, cos, norm, valid, all_labels)
+        return reduce_rows(self, per_row, cos, norm, valid, all_labels)
 
     def _checked(self, embeddings: Tensor) -> Tensor:
         if embeddings.dim() != 2 or embeddings.shape[1] != self.embedding_size:
             raise ConfigError(f"the head reads [b, {self.embedding_size}] embeddings, not {tuple(embeddings.shape)}")
         return embeddings.to(self.weight.dtype)
-
-    def _micro_step(self, labels: Tensor, norm: Tensor) -> MicroStep:
-        """Where the global batch's labels [B, K] lie in this shard, and which classes take part."""
-        here = (labels >= self.shard.start) & (labels < self.shard.stop)
-        classes = torch.where(here, labels - self.shard.start, -1)
-        subset, columns = None, classes
-        if self.sample_rate < 1:
-            subset = self.sampler.sample(classes[here].unique())
-            columns = torch.where(here, torch.searchsorted(subset, classes.clamp(min=0)), -1)
-        foreign = None
-        if self.foreign_label == "official":
-            if labels.shape[1] > 1 or self.label_smoothing:
-                raise ConfigError("foreign_label 'official' knows one hard label a row (as JHMFR does); use 'ignore'")
-            classes, columns = last_class(classes, columns, self.weight, subset)
-            foreign = ForeignRows(~here[:, 0] & (classes[:, 0] >= 0), self.ranks.gather(norm))
-        bias = None if self.bias is None else self.bias.data
-        return MicroStep(
-            *(self.ranks, self.weight.data, bias, self.window, self.margin.scale, self.normalize),
-            *(self.precision, self.impl, classes, subset, columns, self.margin),
-            smoothing=self.label_smoothing > 0,
-            foreign=foreign,
-        )
-
-    def _smooth(
-        self, step: MicroStep, neg: Tensor, valid: Tensor, weights: Tensor, total: Tensor, cos: Tensor, bias: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Label smoothing: neg [b], the labels' weights [b, K], and the other classes' share of sum_j w_j logit_j [b]."""
-        assert step.count is not None
-        check_rule(type(self.margin).__name__, step.rule)
-        share = self.label_smoothing / step.count
-        offset = self.margin.offset(share)
-        labels = torch.where(valid, self.margin.scale * cos + bias, torch.zeros_like(cos)).sum(1)
-        rest = share * (total - labels + offset * (step.count - valid.sum(1)))
-        return neg + offset, torch.where(valid, weights * (1 - self.label_smoothing) + share, 0.0), rest
-
-    @torch.no_grad()
-    def _prepare_margin(self, step: MicroStep, cos: Tensor, norm: Tensor, valid: Tensor, labels: Tensor) -> None:
-        if step.foreign is not None and step.own is not None:
-            everything = torch.ones_like(labels, dtype=torch.bool)
-            if self.training:  # each rank from the rows as it sees them, never synchronised
-                seen = {"norm": step.foreign.norm, "cos": step.own, "valid": everything}
-                self.margin.observe(seen, lambda values: values)
-            step.rule = self.margin.negatives(step.own, everything)
-            return
-        if self.training:
-            self.margin.observe({"norm": norm.detach(), "cos": cos.detach(), "valid": valid}, self.ranks.sum)
-        assert step.cos is not None
-        step.rule = self.margin.negatives(step.cos, labels >= 0)
 
     def _target(self, cos: Tensor, norm: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         norm = norm[:, None].expand_as(cos)
@@ -229,32 +181,6 @@ class MarginHead(nn.Module):
             here = (labels >= self.shard.start) & (labels < self.shard.stop)
             norm = torch.where(here, norm, norm.detach())
         return self.margin.target(torch.where(labels >= 0, cos, torch.zeros_like(cos)), norm, weights.to(cos.dtype))
-
-    def _reduce(self, per_row: Tensor, cos: Tensor, norm: Tensor, valid: Tensor, labels: Tensor) -> HeadOutput:
-        """Means over the valid rows of all ranks: W * (local sum) / (their number)."""
-        counted, size = valid.any(1), self.ranks.size
-        if self.ignore_unlabelled:
-            count = (labels >= 0).any(1).sum().clamp(min=1)
-        else:
-            counted, count = torch.ones_like(counted), torch.tensor(labels.shape[0], device=labels.device)
-        loss_id = size * per_row.sum() / count
-        extra = self.margin.regulariser(norm)
-        loss_reg = torch.zeros_like(loss_id)
-        if extra is not None:
-            loss_reg = size * torch.where(counted, extra, torch.zeros_like(extra)).sum() / count
-            if self.official_regulariser:  # the value once, the gradient W times
-                loss_reg = loss_reg + (size - 1) * (loss_reg - loss_reg.detach())
-        logs = self._logs(loss_id, loss_reg, cos, norm, valid)
-        return HeadOutput(loss_id + loss_reg, loss_id, loss_reg, per_row.detach(), logs)
-
-    @torch.no_grad()
-    def _logs(self, loss_id: Tensor, loss_reg: Tensor, cos: Tensor, norm: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        labelled = torch.where(valid, cos, torch.zeros_like(cos)).sum() / valid.sum().clamp(min=1)
-        logs = {"loss_id": loss_id, "loss_reg": loss_reg, "cos_target": labelled, "norm_mean": norm.mean()}
-        if norm.numel():
-            logs.update(norm_min=norm.min(), norm_max=norm.max())
-        logs.update(self.margin.monitor(cos, norm))
-        return {name: value.detach() for name, value in logs.items()}
 
     def global_mean(self, value: Tensor) -> Tensor:
         """Mean over ranks of a scalar: of `HeadOutput.loss`, the global mean loss. Collective, detached."""
@@ -279,23 +205,27 @@ class MarginHead(nn.Module):
     # -- gradients and steps ------------------------------------------------------------------------------------------
     def grads(self) -> GradientWindow:
         """Gradients of this shard since the last step: of the global mean loss, times the loss scale."""
+        if self.fused is not None:
+            self.fused.refuse("reading it")
         return self.window
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of this window."""
+        if self.fused is not None and self.fused.taken is not None:
+            self.fused.refuse("dropping it")
         self.window.clear()
 
     def skip(self) -> None:
         """Drop the window because the network's step was skipped."""
-        self.window.clear()
+        self.zero_grad()
 
     def grads_finite(self) -> Tensor:
         """Whether every gradient of this rank's shard is finite: a bool scalar; not collective."""
-        return torch.isfinite(self.window.sq_norm())
+        return torch.isfinite(self.grads().sq_norm())
 
     def grad_sq_norm(self, loss_scale: float = 1.0) -> Tensor:
         """Squared norm of the whole head's gradient in true units: a float64 scalar, equal on all ranks. Collective."""
-        return self.ranks.sum(self.window.sq_norm()) / loss_scale**2
+        return self.ranks.sum(self.grads().sq_norm()) / loss_scale**2
 
     def build_optimizer(
         self,
@@ -309,21 +239,36 @@ class MarginHead(nn.Module):
         try:
             chosen = OptimizerOptions(
                 *(name, lr, momentum, weight_decay),
-                **{"sparse_update": self.sparse_update, "bias_correction": self.bias_correction, **options},
+                **{
+                    "sparse_update": self.sparse_update,
+                    "bias_correction": self.bias_correction,
+                    "rounding_seed": self.seed,
+                    **options,
+                },
             )
         except TypeError as error:
             raise ConfigError(f"head optimizer: {error}") from error
         self.default_lr = lr
-        self.optimizer = ShardOptimizer(self.weight, self.bias, chosen)
+        self.optimizer = ShardOptimizer(self.weight, self.bias, chosen, self.shard.start)
+        if self.fused is not None:
+            self.fused.optimizer, self.fused.lr = self.optimizer, lr
         return self.optimizer
+
+    def prepare_step(self, lr: float) -> None:
+        """With `fused_step`: the learning rate of the step that the next backward pass takes. Nothing otherwise."""
+        if self.fused is not None:
+            self.fused.lr = lr
 
     def step(self, lr: float | None = None, loss_scale: float = 1.0, clip_coef: float | Tensor = 1.0) -> None:
         """Apply the window's gradients, divided by `loss_scale` and times `clip_coef`, and begin a new window. A window
         without a backward pass changes nothing."""
         if self.optimizer is None:
             raise ConfigError("the head has no optimizer: call build_optimizer first")
-        if self.window.micro_steps:
-            self.optimizer.step(self.window, self.default_lr if lr is None else lr, float(clip_coef) / loss_scale)
+        lr = self.default_lr if lr is None else lr
+        if self.fused is not None:
+            self.fused.finish(self.window, lr, float(clip_coef) / loss_scale)
+        elif self.window.micro_steps:
+            self.optimizer.step(self.window, lr, float(clip_coef) / loss_scale)
         self.window.clear()
 
     # -- weights and checkpoints --------------------------------------------------------------------------------------

@@ -6,7 +6,9 @@ from facex.entrypoints import entries
 from facex.heads.adaptive import AdaFace, CurricularFace
 from facex.heads.angular import ArcFace, Combined, CosFace, Softmax
 from facex.heads.base import Margin, Rule
+from facex.heads.elastic import ElasticFace
 from facex.heads.magnitude import MagFace
+from facex.heads.threshold import UniFace
 
 __all__ = [
     "AdaFace",
@@ -14,15 +16,18 @@ __all__ = [
     "Combined",
     "CosFace",
     "CurricularFace",
+    "ElasticFace",
     "MagFace",
     "Margin",
     "Rule",
     "Softmax",
+    "UniFace",
     "available",
 ]
 
 _CORE: dict[str, type[Margin]] = {
-    cls.__name__: cls for cls in (Softmax, ArcFace, CosFace, Combined, CurricularFace, AdaFace, MagFace)
+    cls.__name__: cls
+    for cls in (Softmax, ArcFace, CosFace, Combined, CurricularFace, AdaFace, MagFace, ElasticFace, UniFace)
 }
 
 

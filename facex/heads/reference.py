@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facex.errors import ConfigError
 from facex.heads.base import Margin, Rule
 from facex.heads.labels import normalise_labels
 from facex.ops import rules
@@ -36,6 +37,8 @@ class ReferenceClassifier(nn.Module):
 
     def __init__(self, margin: Margin, weight: Tensor, bias: Tensor | None = None, normalize: bool = True) -> None:
         super().__init__()
+        if type(margin).row_loss is not Margin.row_loss:
+            raise ConfigError(f"{type(margin).__name__} has a loss of its own; the plain classifier is a softmax")
         self.margin, self.normalize = margin, normalize
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
@@ -70,7 +73,8 @@ class ReferenceClassifier(nn.Module):
     @torch.no_grad()
     def _rule(self, cos: Tensor, norm: Tensor, valid: Tensor) -> Rule:
         if self.training:
-            self.margin.observe({"norm": norm, "cos": cos, "valid": valid}, lambda values: values)
+            rows = torch.arange(len(norm), device=norm.device)
+            self.margin.observe({"norm": norm, "cos": cos, "valid": valid, "row": rows}, lambda values: values)
         return self.margin.negatives(cos, valid)
 
     def _reduce(

@@ -49,6 +49,20 @@ class ClassSampler:
         self.last_index = index
         return index
 
+    def sample_labels(self, classes: Tensor) -> Tensor:
+        """`sample` of the local labels `classes` int64 [B, K] (-1 = none, repeats allowed). Where they cannot outnumber the
+        sample, its size is known beforehand and no number has to come from the device."""
+        if classes.numel() > self.num_sample:
+            return self.sample(classes[classes >= 0].unique())
+        draw = torch.cat(
+            [self.uniform(self.num_local), torch.zeros(1)]
+        )  # the last place takes those that have no class
+        if classes.is_cuda:
+            draw = draw.pin_memory().to(classes.device, non_blocking=True)
+        draw[torch.where(classes >= 0, classes, self.num_local)] = 2.0
+        self.last_index = draw[:-1].topk(self.num_sample).indices.sort().values
+        return self.last_index
+
     def get_state(self) -> Tensor:
         """The generator's state, uint8."""
         return self.generator.get_state()

@@ -8,7 +8,7 @@ shard's class centres and reduce-scatters that of the embeddings.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,7 @@ from facex.heads import smoothing
 from facex.heads.base import Margin, Rule
 from facex.heads.collectives import Ranks
 from facex.heads.foreign import ForeignRows
+from facex.heads.fused import FusedStep
 from facex.heads.gradients import GradientWindow
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -44,12 +45,14 @@ class MicroStep:
     margin: Margin
     smoothing: bool = False  # whether `TargetCosine` also returns the sum of all logits
     foreign: ForeignRows | None = None
-    rule: Rule = field(default_factory=Rule)
+    fused: FusedStep | None = None  # takes the optimizer's step in the backward pass
+    rule: Rule | None = None  # once it is known
     x: Tensor | None = None  # [B, D]
     cos: Tensor | None = None  # [B, K] target cosines of all rows
     own: Tensor | None = None  # [B, K] cosines with `classes`, those on other ranks 0
     centre_sum: Tensor | None = None  # [D] over all ranks, with smoothing
     count: Tensor | None = None  # classes of all ranks that take part, with smoothing
+    neg: Tensor | None = None  # [B] logsumexp over the negatives of this shard, if it was formed early
     lse: Tensor | None = None  # [B] logsumexp over the negatives of all shards
     grad_neg: Tensor | None = None  # [b]
 
@@ -59,6 +62,7 @@ class MicroStep:
 
     def op_options(self) -> dict[str, Any]:
         """Arguments that the op's forward and backward share."""
+        assert self.rule is not None
         return {
             "scale": self.scale,
             "excluded": self.columns,
@@ -87,17 +91,14 @@ class TargetCosine(torch.autograd.Function):
         step.own = cos = shard_cosine(step.x, step.weight, step.classes, step.normalize)
         if step.foreign is not None:
             cos = cos.masked_fill(step.foreign.mask[:, None], 0)
-        if step.bias is None:
-            step.cos = ranks.sum(cos)
-            bias = torch.zeros_like(ranks.mine(step.cos))
-        else:
-            here = torch.where(
-                step.classes >= 0,
-                step.bias.new_zeros(()) if not step.bias.numel() else step.bias[step.classes.clamp(min=0)],
-                0.0,
-            )
-            step.cos, all_bias = ranks.sum(torch.stack([cos, here]))
-            bias = ranks.mine(all_bias).clone()
+        parts = [cos]
+        if step.bias is not None:
+            parts.append(shard_bias(step.bias, step.classes))
+        travelling = ranks.sum_later(torch.stack(parts))
+        if step.rule is not None:  # the rule does not wait for the targets: neither does the big product
+            step.neg = shard_negatives(step)
+        step.cos, *biases_of_rows = travelling()
+        bias = ranks.mine(biases_of_rows[0] if biases_of_rows else torch.zeros_like(step.cos)).clone()
         total = x.new_zeros(x.shape[0])
         if step.smoothing:
             step.centre_sum, biases, step.count = smoothing.centre_sum(step)
@@ -135,14 +136,8 @@ class Negatives(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, token: Tensor, step: MicroStep) -> Tensor:
-        assert step.x is not None
-        if step.empty():
-            neg = step.x.new_full((step.x.shape[0],), -math.inf)
-        else:
-            neg = ops.cosine_logsumexp_forward(step.x, step.weight, **step.op_options())
-            if step.foreign is not None:
-                assert step.own is not None
-                neg = step.foreign.take_part(neg, step.own, step.margin)
+        neg = shard_negatives(step) if step.neg is None else step.neg
+        step.neg = None
         step.lse = combine_logsumexp(neg, step.ranks)
         ctx.step = step
         return step.ranks.mine(step.lse).clone()
@@ -162,38 +157,60 @@ def shard_cosine(x: Tensor, weight: Tensor, classes: Tensor, normalize: bool) ->
     return ops.target_cosine(x, weight, classes, normalize=normalize)
 
 
+def shard_bias(bias: Tensor, classes: Tensor) -> Tensor:
+    """The biases [B, K] of the class centres `classes`, 0 where -1. `bias` may be empty."""
+    if not bias.numel():
+        return bias.new_zeros(classes.shape)
+    return torch.where(classes >= 0, bias[classes.clamp(min=0)], 0.0)
+
+
+def shard_negatives(step: MicroStep) -> Tensor:
+    """logsumexp [B] over the classes of this shard that are no label of the row; -inf where there are none."""
+    assert step.x is not None
+    if step.empty():
+        return step.x.new_full((step.x.shape[0],), -math.inf)
+    neg = ops.cosine_logsumexp_forward(step.x, step.weight, **step.op_options())
+    if step.foreign is not None:
+        assert step.own is not None
+        neg = step.foreign.take_part(neg, step.own, step.margin)
+    return neg
+
+
 def combine_logsumexp(neg: Tensor, ranks: Ranks) -> Tensor:
-    """logsumexp over ranks of [B] partial values; -inf (an empty shard) is the neutral element."""
-    if ranks.size == 1:
+    """logsumexp over ranks of [B] partial values; -inf (an empty shard) is the neutral element. One collective."""
+    if ranks.size == 1 or not neg.numel():
         return neg
-    top = ranks.max(neg)
-    top = torch.where(top == -math.inf, torch.zeros_like(top), top)
-    return top + ranks.sum((neg - top).exp()).log()
+    return ranks.gather(neg[None]).logsumexp(0)
 
 
 def _shard_backward(step: MicroStep, grad_cos: Tensor, grad_neg: Tensor, grad_bias: Tensor) -> Tensor:
-    """Add dW (and db) of this shard to the window; return dX [B, D] as far as this shard makes it."""
-    assert step.x is not None
+    """Add dW (and db) of this shard to the window, or step on it; return dX [B, D] as far as this shard makes it."""
     window = step.window
     window.micro_steps += 1
-    if step.empty():
-        return torch.zeros_like(step.x)
     lse = step.lse if step.lse is not None else torch.zeros_like(grad_neg)
     lse = torch.where(lse == -math.inf, torch.zeros_like(lse), lse)  # no negatives anywhere: nothing to weigh
-    into = window.buffer() if step.subset is None else None
-    dx, dweight, dbias = ops.cosine_logsumexp_backward(
-        step.x,
-        step.weight,
-        lse,
-        grad_neg.contiguous(),
-        excluded_grad=grad_cos.contiguous(),
-        accumulate_into=into,
-        **step.op_options(),
-    )
-    if step.subset is not None:
-        window.add_rows(step.subset, dweight)
+    gradients = {"lse": lse, "grad_neg": grad_neg.contiguous(), "excluded_grad": grad_cos.contiguous()}
+    if step.fused is not None:
+        dx, dbias = step.fused.backward(step, gradients)
+    else:
+        dx, dbias = _window_backward(step, gradients)
     if dbias is not None:
         window.add_bias(dbias, step.subset)
         here = step.classes >= 0
-        window.add_bias(grad_bias[here], step.classes[here])
+        window.add_bias(torch.where(here, grad_bias, 0.0).flatten(), step.classes.clamp(min=0).flatten())
     return dx
+
+
+def _window_backward(step: MicroStep, gradients: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """dX [B, D] and dbias of this shard; dW is added to the window."""
+    assert step.x is not None
+    if step.empty():
+        return torch.zeros_like(step.x), None
+    into = step.window.buffer() if step.subset is None else None
+    options = step.op_options()
+    dx, dweight, dbias = ops.cosine_logsumexp_backward(
+        step.x, step.weight, accumulate_into=into, **gradients, **options
+    )
+    if step.subset is not None:
+        step.window.add_rows(step.subset, dweight)
+    return dx, dbias

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from facex.heads.sharded_softmax import MicroStep
 
 
-def check_rule(margin: str, rule: Rule) -> None:
+def check_rule(margin: str, rule: Rule | None) -> None:
     """ConfigError unless the other classes' logits are their cosines: only then is their sum a product with a vector."""
+    assert rule is not None
     if rule.name not in ("plain", "clamp") or rule.bound != 1:
         kind = "a rule of its own" if callable(rule.name) else f"the rule {rule.name!r}"
         raise ConfigError(
@@ -43,6 +44,26 @@ def centre_sum(step: MicroStep) -> tuple[Tensor, Tensor, Tensor]:
     total[-1] = taking_part
     total = step.ranks.sum(total)
     return total[:-2].to(weight.dtype), total[-2].to(weight.dtype), total[-1].to(weight.dtype)
+
+
+def smooth(
+    step: MicroStep,
+    share: float,
+    neg: Tensor,
+    valid: Tensor,
+    weights: Tensor,
+    total: Tensor,
+    cos: Tensor,
+    bias: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With the `share` of a label spread over all classes: neg [b], the labels' weights [b, K], and the other classes' part of
+    sum_j w_j logit_j [b]. `total` [b] is the sum of all logits, `bias` [b, K] the labels'."""
+    assert step.count is not None
+    margin, each = step.margin, share / step.count
+    offset = margin.offset(each)
+    labels = torch.where(valid, margin.scale * cos + bias, torch.zeros_like(cos)).sum(1)
+    rest = each * (total - labels + offset * (step.count - valid.sum(1)))
+    return neg + offset, torch.where(valid, weights * (1 - share) + each, 0.0), rest
 
 
 def add_gradient(step: MicroStep, upstream: Tensor) -> None:

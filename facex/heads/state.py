@@ -67,6 +67,7 @@ def save_shard(head: MarginHead, directory: str | os.PathLike[str]) -> None:
         "margin": type(head.margin).__name__,
         "optimizer": optimizer.options.name if optimizer else "none",
         "steps": str(optimizer.steps if optimizer else 0),
+        "rounding_seed": str(optimizer.options.rounding_seed if optimizer else 0),
     }
     with atomic_path(folder / f"head-{ranks.rank:05d}-of-{ranks.size:05d}.safetensors") as temporary:
         save_file(tensors, temporary, metadata)
@@ -92,6 +93,9 @@ def load_shard(head: MarginHead, directory: str | os.PathLike[str], optimizer: b
             head.sampler.set_state(file.get_tensor("sampler"))
     if optimizer and head.optimizer is not None:
         head.optimizer.steps = int(own.metadata["steps"])
+        seed = own.metadata.get("rounding_seed", "")  # a shard of an earlier version has none, and rounds nothing
+        if seed.isdecimal():
+            head.optimizer.options.rounding_seed = int(seed)
     head.window.clear()
 
 

@@ -24,6 +24,8 @@ CORE_MODULES = (
     "facex.data.affine",
     "facex.data.augment",
     "facex.data.augment_dali",
+    "facex.data.occluders.occlude",
+    "facex.data.masking.transform",
 )
 # Entry-point groups whose objects are classes that a config can name.
 _CLASS_GROUPS = ("facex.methods", "facex.margins", "facex.datasets", "facex.protocols")

@@ -5,6 +5,7 @@ Nothing is unpickled without an allow-list: `.pth` and `.pt` files are read with
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,14 +36,19 @@ def load_sources(method: Method, sources: Sequence[Source]) -> list[LoadReport]:
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The flat {name: tensor} mapping of a .safetensors or torch file, its container (`state_dict`, ...) opened."""
+    """The flat {name: tensor} mapping of a .safetensors or torch file, its container (`state_dict`, ...) opened.
+
+    A torch file that holds several mappings beside each other gives all of them, `NAME.` before the names of each. Options that a
+    trainer saved along (argparse's Namespace) may stand in it; anything else that is no tensor or plain value is refused.
+    """
     file = Path(path)
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file")
     if file.suffix == ".safetensors":
         return _read_safetensors(file)
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).split("\n")[0]
         raise CheckpointError(
@@ -55,6 +61,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{file}: holds a {type(content).__name__}, not a mapping of tensors")
     state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        parts = {str(name): part for name, part in content.items() if isinstance(part, Mapping)}
+        state = {f"{name}.{k}": v for name, part in parts.items() for k, v in part.items() if isinstance(v, Tensor)}
     if not state:
         raise CheckpointError(f"{file}: holds no tensors (keys: {shorten(list(map(str, content)))})")
     return state

@@ -81,6 +81,7 @@ class Group:
     weight_decay_schedule: str | None = None  # name in Method.schedules(); its value replaces weight_decay at each step
     clip_scope: Literal["global", "per_tensor", "none"] = "global"
     frozen_until: int = 0  # gradients are dropped while the applied step is below this
+    frozen_epochs: float = 0.0  # the same in epochs; the later of the two counts
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,8 @@ class Format:
 
     `recognise(state)` looks at the flat {key: tensor} mapping of a file. `read(state)` returns
     {"networks": {name: state_dict}, "head": Tensor [C, D] | None, "meta": dict}; `write` is its inverse. `container`: the
-    name under which a torch file of this layout keeps the mapping ("" = the file is the mapping).
+    name under which a torch file of this layout keeps the mapping ("" = the file is the mapping). `nested`: the file holds several
+    mappings, whose names stand before the first dot of the keys (`teacher.backbone...`).
     """
 
     name: str
@@ -171,6 +173,7 @@ class Format:
     write: Callable[[dict[str, Any]], dict[str, Any]]
     describe: str = ""
     container: str = "state_dict"
+    nested: bool = False
 
 
 @dataclass

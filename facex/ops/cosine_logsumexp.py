@@ -9,6 +9,8 @@ computes each chunk again. `impl`: "fused" is the compiled operator (CPU and CUD
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from facex.ops import generic, reference
 from facex.ops.extension import extension, has_kernel
 from facex.ops.options import Options, accumulation_dtype, make_options
 from facex.ops.rules import Rule
+from facex.ops.step import RowStep, update_rows
 
 IMPLS = ("auto", "fused", "generic", "reference")
 
@@ -171,7 +174,9 @@ def cosine_logsumexp_backward(
     if chosen == "reference":
         return _reference_backward(x, weight, lse, grad_neg, excluded_grad, options, accumulate_into)
     if chosen == "generic":
-        return generic.backward(x, weight, lse, grad_neg, excluded_grad, options, accumulate_into)
+        dx, rows, offsets = generic.backward(x, weight, lse, grad_neg, excluded_grad, options, accumulate_into)
+        assert rows is not None
+        return dx, rows, offsets
     tensors = (options.excluded, excluded_grad, options.threshold, options.hard_t, options.bias, options.subset)
     common = (x, weight, lse, grad_neg, *tensors, *_fused_arguments(options))
     if accumulate_into is None:
@@ -180,6 +185,68 @@ def cosine_logsumexp_backward(
         dx, dbias = torch.ops.facex.cosine_logsumexp_backward_into(*common, accumulate_into)
         dweight = accumulate_into
     return dx, dweight, None if bias is None else dbias
+
+
+@torch.no_grad()
+def cosine_logsumexp_step(
+    x: Tensor,
+    weight: Tensor,
+    lse: Tensor,
+    grad_neg: Tensor,
+    excluded: Tensor | None = None,
+    excluded_grad: Tensor | None = None,
+    *,
+    moments: Sequence[Tensor],
+    step: RowStep,
+    scale: float,
+    rule: Rule = "plain",
+    threshold: Tensor | float | None = None,
+    hard_t: Tensor | float | None = None,
+    normalize: bool = True,
+    bias: Tensor | None = None,
+    compute_dtype: str = "fp32",
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor | None]:
+    """`cosine_logsumexp_backward` with an optimizer step in place of the weight's gradient: (dx, dbias).
+
+    `weight` [C, D] (fp32, or fp64 as x) and `moments` (see `RowStep`; [C, D] each) are changed in place, chunk by chunk:
+    a chunk's share of dx is taken from its old rows, its gradient is never seen by another chunk, and nothing of size
+    C x D is made. The numbers are those of the gradient followed by `update_rows`, to rounding.
+    """
+    options = make_options(
+        x,
+        weight,
+        scale=scale,
+        excluded=excluded,
+        rule=rule,
+        threshold=threshold,
+        hard_t=hard_t,
+        normalize=normalize,
+        bias=bias,
+        subset=None,
+        compute_dtype=compute_dtype,
+    )
+    if excluded_grad is not None and excluded is None:
+        raise ValueError("excluded_grad is given without excluded")
+    if weight.dtype != accumulation_dtype(x, weight):
+        raise ValueError(f"the optimizer step needs weights in full precision, not {weight.dtype}")
+    chosen = _choose(impl, rule, x) if x.shape[0] else "generic"
+
+    def take(begin: int, end: int, gradient: Tensor) -> None:
+        classes = torch.arange(begin, end, device=weight.device) + step.first_class
+        update_rows(weight[begin:end], gradient, [m[begin:end] for m in moments], step, classes)
+
+    if chosen == "reference":
+        dx, dweight, dbias = _reference_backward(x, weight, lse, grad_neg, excluded_grad, options, None)
+        take(0, weight.shape[0], dweight)
+        return dx, dbias
+    if chosen == "generic":
+        dx, _, dbias = generic.backward(x, weight, lse, grad_neg, excluded_grad, options, take=take)
+        return dx, dbias
+    tensors = (options.excluded, excluded_grad, options.threshold, options.hard_t, options.bias)
+    common = (x, weight, lse, grad_neg, *tensors, *_fused_arguments(options))
+    dx, dbias = torch.ops.facex.cosine_logsumexp_step(*common, list(moments), *step.arguments())
+    return dx, None if bias is None else dbias
 
 
 def _reference_backward(

@@ -39,9 +39,15 @@ def extension() -> ModuleType:
     Raises ExtensionError when it is missing or was built for another torch.
     """
     module = _import()
-    from facex.ops import registration
+    from facex.ops import mask_aggregate_registration, patch_sampling, registration
+    from facex.ops.dino_loss import register as register_dino_loss
+    from facex.ops.region_pool import register as register_region_pool
 
     registration.register()
+    register_dino_loss()
+    patch_sampling.register()
+    mask_aggregate_registration.register()
+    register_region_pool()
     return module
 
 
@@ -56,8 +62,9 @@ def extension_available() -> bool:
 
 @torch.compiler.assume_constant_result
 def has_kernel(op: str, device_type: str) -> bool:
-    """Whether the operator `facex::<op>` has a kernel for tensors on `device_type` ("cpu", "cuda"); a constant to
+    """Whether the operator `facex::<op>` has a kernel for tensors on `device_type` ("cpu", "cuda", "meta"); a constant to
     torch.compile."""
     if not extension_available():
         return False
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"facex::{op}", device_type.upper())
+    key = "Meta" if device_type == "meta" else device_type.upper()
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"facex::{op}", key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -85,13 +85,15 @@ def backward(
     excluded_grad: Tensor | None,
     options: Options,
     dweight: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(dx [B, D], dweight [C or S, D], dbias [C or S] or None) as `cosine_logsumexp_backward` defines them."""
+    take: Callable[[int, int, Tensor], None] | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """(dx [B, D], dweight [C or S, D], dbias [C or S] or None) as `cosine_logsumexp_backward` defines them. With `take`,
+    the gradient of the rows begin .. end - 1 is handed to it, chunk by chunk, and dweight is None."""
     dtype = accumulation_dtype(x, weight)
     x = _operand(x, options, dtype)
     columns = weight.shape[0] if options.subset is None else options.subset.shape[0]
     dx = torch.zeros_like(x)
-    if dweight is None:
+    if dweight is None and take is None:
         dweight = x.new_zeros((columns, x.shape[1]))
     dbias = None if options.bias is None else x.new_zeros(columns)
     lse = torch.where(lse == float("-inf"), float("inf"), lse)[:, None]
@@ -102,7 +104,10 @@ def backward(
         if chunk.norm is not None:
             along = (cosine_grad * chunk.cosine).sum(0) * (chunk.norm >= NORM_FLOOR)
             rows_grad = (rows_grad - along[:, None] * chunk.rows) / chunk.norm.clamp_min(NORM_FLOOR)[:, None]
-        dweight[chunk.begin : chunk.end] += rows_grad
+        if take is not None:
+            take(chunk.begin, chunk.end, rows_grad)
+        elif dweight is not None:
+            dweight[chunk.begin : chunk.end] += rows_grad
         if dbias is not None:
             dbias[chunk.begin : chunk.end] = logit_grad.sum(0)
     return dx, dweight, dbias
@@ -149,5 +154,6 @@ class GenericCosineLogsumexp(torch.autograd.Function):
         x, weight, neg = ctx.saved_tensors
         subset, bias = ctx.options.subset, ctx.options.bias
         dx, dweight, dbias = backward(x, weight, neg, grad_neg, None, ctx.options)
+        assert dweight is not None
         grad_bias = None if dbias is None else spread_rows(dbias, subset, bias.shape[0]).to(bias.dtype)
         return dx.to(x.dtype), spread_rows(dweight, subset, weight.shape[0]).to(weight.dtype), grad_bias, None

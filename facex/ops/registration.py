@@ -79,6 +79,22 @@ def _backward_fake(
     return x.new_empty(x.shape, dtype=dtype), x.new_empty((columns, x.shape[1]), dtype=dtype), dbias
 
 
+def _step_fake(
+    x: Tensor,
+    weight: Tensor,
+    lse: Tensor,
+    grad_neg: Tensor,
+    excluded: Maybe,
+    excluded_grad: Maybe,
+    threshold: Maybe,
+    hard_t: Maybe,
+    bias: Maybe,
+    *numbers: Any,
+) -> tuple[Tensor, Tensor]:
+    dtype = accumulation_dtype(x, weight)
+    return x.new_empty(x.shape, dtype=dtype), x.new_empty(0 if bias is None else weight.shape[0], dtype=dtype)
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, scale, rule, normalize, compute_dtype = inputs
     ctx.save_for_backward(*tensors, output)
@@ -109,4 +125,5 @@ def register() -> None:
     torch.library.register_fake("facex::cosine_logsumexp", _forward_fake)
     torch.library.register_fake("facex::cosine_logsumexp_backward", _backward_fake)
     torch.library.register_fake("facex::cosine_logsumexp_backward_into", _backward_into_fake)
+    torch.library.register_fake("facex::cosine_logsumexp_step", _step_fake)
     torch.library.register_autograd("facex::cosine_logsumexp", _backward, setup_context=_setup_context)

@@ -145,6 +145,8 @@ def open_checkpoint(path: str | os.PathLike[str], which: str | int = "last", ver
     folder = Path(path)
     if not folder.exists():
         raise CheckpointError(f"{folder} does not exist; a run folder or a checkpoint folder was expected")
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file, not a run or checkpoint folder; init_from takes official files")
     if not (folder / "meta.json").is_file():
         folder = choose(folder / "checkpoints", which)
     meta = files.read_json(folder / "meta.json")

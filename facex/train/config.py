@@ -86,8 +86,8 @@ class OptimizerConfig:
 class ScheduleConfig:
     """Learning rate by applied step."""
 
-    kind: Literal["constant", "step", "polynomial", "cosine", "one_cycle"] = "step"
-    """Shape after the warm-up."""
+    kind: Literal["constant", "step", "polynomial", "cosine", "gradual_cosine", "one_cycle"] = "step"
+    """Shape after the warm-up. gradual_cosine: warmup_scheduler's form of the cosine, one step late."""
     milestones: list[float] = field(default_factory=list)
     """step: epochs at which the rate is multiplied by `gamma`."""
     gamma: float = 0.1
@@ -104,6 +104,8 @@ class ScheduleConfig:
     """Rate at which the warm-up begins."""
     first_step: Literal["warmup", "base"] = "warmup"
     """base: the first step of a warm-up runs at the base rate, as arcface_torch's scheduler does."""
+    warmup_inclusive: bool = False
+    """The last step of the warm-up runs at the base rate, not the one after it (the codes after MAE and DINO)."""
 
 
 @dataclass
@@ -142,6 +144,11 @@ class HeadConfig:
     """Largest gradient norm of the class centres alone; 0: no clipping."""
     sparse_update: bool = False
     """With sample_rate below 1: leave unsampled classes untouched instead of giving them momentum and decay."""
+    fused_step: bool = False
+    """Step the class centres inside the backward pass, chunk by chunk: their gradient is never stored. One micro-batch a step,
+    no fp16, no clipping that includes the head, all classes (sample_rate 1)."""
+    momentum_dtype: Literal["fp32", "bf16"] = "fp32"
+    """What SGD's momentum (AdamW's first moment) of the class centres is stored in; bf16 is rounded at random."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further options of MarginHead by name (quirks of official implementations)."""
 
@@ -204,6 +211,8 @@ class TrainerConfig:
     resume: str = "none"
     """none: start anew (refused if the folder has checkpoints); auto: go on from the last checkpoint, if any; or the path
     of a run or a checkpoint."""
+    dry_run: bool = False
+    """Build everything, print the plan (parameter groups, rates, classes) and stop before the first step; nothing is written."""
     max_steps: int | None = None
     """Stop after so many global batches counted from the beginning, without changing schedules (a pause; resume later)."""
     fp16_initial_scale: float = 65536.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from facex.errors import CheckpointError, ConfigError
-from facex.methods import Method
+from facex.methods import Group, Method
 from facex.train.clipping import Clipper
 from facex.train.config import ClipConfig, NetworkConfig, OptimizerConfig, TrainConfig
 from facex.train.dsconfig import engine_config
@@ -61,8 +61,8 @@ class NetworkEngine:
         self._share = self.every if config.trainer.accumulation == "sum" else self.window
         groups = method.param_groups(name)
         check_groups(name, self.module, groups)
-        self.groups = resolve_groups(settings, groups)
         steps_per_epoch = max(plan.batches_per_epoch // self.every, 1)
+        self.groups = [in_steps(group, steps_per_epoch) for group in resolve_groups(settings, groups)]
         self.schedule = build_schedule(
             plan_of_rates,
             steps_per_epoch,
@@ -196,6 +196,11 @@ class NetworkEngine:
         for undo in self._undo:
             undo()
         self.engine.destroy()
+
+
+def in_steps(group: Group, steps_per_epoch: int) -> Group:
+    """The group with its frozen epochs as applied steps."""
+    return replace(group, frozen_until=max(group.frozen_until, round(group.frozen_epochs * steps_per_epoch)))
 
 
 def force_overflow(engine: Any) -> None:

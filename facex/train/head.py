@@ -21,6 +21,8 @@ from facex.train.launch import Ranks
 
 if TYPE_CHECKING:
     from facex.heads.base import Margin
+    from facex.heads.margin_head import MarginHead
+    from facex.train.engines import NetworkEngine
 
 SMALL = 2**22  # class centres times dimension: 8,192 x 512
 
@@ -66,6 +68,7 @@ class TrainedHead:
             "precision": "bf16" if self.precision == "bf16" else "fp32",
             "dtype": torch.float64 if self.precision == "fp64" else torch.float32,
             "sparse_update": config.sparse_update,
+            "fused_step": config.fused_step,
             "seed": seed,
             **spec.options,
             **config.options,
@@ -90,11 +93,16 @@ class TrainedHead:
             weight_decay=self.decay,
             betas=o.betas,
             eps=o.eps,
+            momentum_dtype=self.config.momentum_dtype,
         )
 
     def lr(self, network_lr: float) -> float:
         """The head's learning rate where the network's is `network_lr`."""
         return network_lr * self._lr_ratio
+
+    def prepare(self, network_lr: float) -> None:
+        """Before a backward pass: the rate of the step that it takes, with `fused_step`."""
+        self.module.prepare_step(self.lr(network_lr))
 
     def step(self, network_lr: float, loss_scale: float, coefficient: float) -> None:
         """Apply the window. `coefficient` comes from joint clipping; the head's own clipping is done here."""
@@ -102,6 +110,24 @@ class TrainedHead:
             norm = float(self.module.grad_sq_norm(loss_scale).sqrt())
             coefficient *= min(1.0, self.config.clip / (norm + 1e-6))
         self.module.step(self.lr(network_lr), loss_scale=loss_scale, clip_coef=coefficient)
+
+
+def refuse_fused_step(config: HeadConfig, engine: NetworkEngine) -> None:
+    """ConfigError for a run in which the backward pass cannot take the head's step: it would have to know what comes after."""
+    reasons = {
+        f"{engine.window} micro-batches add up to a step of network '{engine.name}' (trainer.global_batch, micro_batch and "
+        "networks.*.every must give one)": engine.window > 1,
+        "fp16 drops a step after an overflow (use trainer.precision bf16)": engine.scale.active,
+        "joint clipping needs the head's gradient norm first (use clip.scope network)": (
+            engine.clip.norm > 0 and engine.clip.scope == "joint"
+        ),
+        "head.clip needs the gradient's norm first (set it to 0)": config.clip > 0,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise ConfigError(
+                f"head.fused_step steps inside the backward pass, but {reason}; or set head.fused_step false"
+            )
 
 
 def init_head(head: TrainedHead | None, method: Method, sources: Sequence[Source]) -> list[LoadReport]:
@@ -125,9 +151,20 @@ def init_head(head: TrainedHead | None, method: Method, sources: Sequence[Source
             if content.get("head") is None:
                 raise CheckpointError(f"{where}: holds no class centres; leave out `head: true`")
             head.module.load_weight(content["head"])
-            load_running_values(head.module.margin, content.get("meta", {}).get("margin", {}), where)
+            meta = content.get("meta", {})
+            load_bias(head.module, meta.get("bias"), where)
+            load_running_values(head.module.margin, meta.get("margin", {}), where)
         reports.append(LoadReport(f"{where} -> head", [f"{head.classes} class centres"]))
     return reports
+
+
+def load_bias(head: MarginHead, bias: Tensor | None, where: str) -> None:
+    """Take this rank's rows of a plain softmax's bias [C]; CheckpointError where only one of file and head has one."""
+    if (bias is None) != (head.bias is None):
+        has, lacks = ("head", "file") if bias is None else ("file", "head")
+        raise CheckpointError(f"{where}: the {has} has a bias beside its class centres, the {lacks} none")
+    if bias is not None and head.bias is not None:
+        head.bias.data.copy_(bias[head.shard.start : head.shard.stop])
 
 
 @torch.no_grad()

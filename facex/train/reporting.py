@@ -47,6 +47,18 @@ class Reporter:
             t.plan.total_batches, t.plan.global_batch, done, t.ranks.rank, t.config.logging.console_seconds
         )
 
+    def dry_run(self) -> None:
+        """Print the plan and the rates that the schedules give; open no log."""
+        t = self._t
+        if not t.ranks.first:
+            return
+        print("\n".join(self._plan(None)))
+        for name, engine in t.networks.engines.items():
+            steps = t.plan.total_batches // engine.every
+            marks = sorted({0, 1, min(engine.schedule.warmup.steps, steps - 1), steps // 2, steps - 1})
+            rates = ", ".join(f"{engine.schedule.lr(k) * engine.lr_scale:.4g} at step {k}" for k in marks if k < steps)
+            print(f"rates    {name}: {rates}", flush=True)
+
     def _plan(self, resumed: Checkpoint | None) -> Iterator[str]:
         t, p, c = self._t, self._t.plan, self._t.config
         yield f"run      {t.output}" + (f", resumed from {resumed.path}" if resumed else "")
@@ -71,7 +83,12 @@ class Reporter:
                 f"sample rate {h.sample_rate:g}, {h.precision}, {h.optimizer.name}, rate x {h.lr(1.0):g}, "
                 f"weight decay {h.decay:g}"
             )
-        yield format_table(group_table({n: e.groups for n, e in t.networks.engines.items()}), indent="  ")
+        groups = {n: e.groups for n, e in t.networks.engines.items()}
+        count = sum(map(len, groups.values()))
+        yield f"groups   {count + (t.head is not None)}" + (
+            f": {count} below, and the head's" if t.head is not None else ""
+        )
+        yield format_table(group_table(groups), indent="  ")
         for report in t.load_reports:
             yield str(report)
 

@@ -23,12 +23,14 @@ FirstStep = Literal["warmup", "base"]
 class Warmup:
     """Linear warm-up: at step k < steps the rate is start + (base - start) * k / steps.
 
-    `first_step="base"`: step 0 runs at the base rate, as arcface_torch's PolynomialLRWarmup does.
+    `first_step="base"`: step 0 runs at the base rate, as arcface_torch's PolynomialLRWarmup does. `inclusive`: the last
+    step of the warm-up runs at the base rate, not the one after it (numpy.linspace, as the codes after MAE and DINO do).
     """
 
     steps: int = 0
     start: float = 0.0
     first_step: FirstStep = "warmup"
+    inclusive: bool = False
 
     def rate(self, step: int, base_lr: float) -> float | None:
         """The rate at `step`, None when the warm-up is over."""
@@ -37,7 +39,7 @@ class Warmup:
         if step >= self.steps:
             return None
         # written so that a start of 0 gives base * k / steps to the last bit, as the official scheduler does
-        return self.start + (base_lr - self.start) * step / self.steps
+        return self.start + (base_lr - self.start) * step / max(self.steps - self.inclusive, 1)
 
 
 class LRSchedule(ABC):
@@ -154,6 +156,25 @@ class CosineSchedule(LRSchedule):
         return f"cosine to {self.min_lr:g} at step {self.total_steps}"
 
 
+class GradualCosineSchedule(LRSchedule):
+    """warmup_scheduler's GradualWarmupScheduler over torch's CosineAnnealingLR, as LAFS and others train: the base rate at the
+    two steps after the warm-up, then half a cosine of `cosine_steps` steps to `min_lr`, which rises again if training goes on
+    behind it. Without a warm-up the cosine begins at step 0."""
+
+    def __init__(self, base_lr: float, cosine_steps: int, min_lr: float = 0.0, warmup: Warmup | None = None) -> None:
+        super().__init__(base_lr, warmup)
+        self.cosine_steps, self.min_lr = cosine_steps, min_lr
+
+    def after_warmup(self, step: int) -> float:
+        start = max(self.warmup.steps, 0)
+        done = max(step - start - 1, 0) if start else step
+        share = done / max(self.cosine_steps, 1)
+        return self.min_lr + 0.5 * (self.base_lr - self.min_lr) * (1 + math.cos(math.pi * share))
+
+    def _shape(self) -> str:
+        return f"cosine of {self.cosine_steps} steps to {self.min_lr:g}, one step late"
+
+
 class OneCycleSchedule(LRSchedule):
     """Smith's one-cycle policy with cosine pieces: base / `start_div` up to the base rate over the first `rise` share
     of the run, then down to base / `end_div` at its last step. It brings its own warm-up."""
@@ -193,6 +214,7 @@ class ScheduleSettings(Protocol):
     warmup_steps: int | None
     warmup_start_lr: float
     first_step: FirstStep
+    warmup_inclusive: bool
 
 
 def build_schedule(
@@ -205,7 +227,7 @@ def build_schedule(
     """
     total = round(epochs * steps_per_epoch)
     steps = cfg.warmup_steps if cfg.warmup_steps is not None else round(cfg.warmup_epochs * steps_per_epoch)
-    warmup = Warmup(steps, cfg.warmup_start_lr, cfg.first_step)
+    warmup = Warmup(steps, cfg.warmup_start_lr, cfg.first_step, cfg.warmup_inclusive)
     if cfg.kind == "constant":
         return ConstantSchedule(base_lr, warmup)
     if cfg.kind == "step":
@@ -215,6 +237,10 @@ def build_schedule(
         return PolynomialSchedule(base_lr, total, cfg.power, cfg.min_lr, warmup)
     if cfg.kind == "cosine":
         return CosineSchedule(base_lr, total, cfg.min_lr, warmup)
+    if cfg.kind == "gradual_cosine":
+        return GradualCosineSchedule(base_lr, total - steps, cfg.min_lr, warmup)
     if cfg.kind == "one_cycle":
         return OneCycleSchedule(base_lr, total)
-    raise ConfigError(f"unknown schedule kind {cfg.kind!r}; there are constant, step, polynomial, cosine and one_cycle")
+    raise ConfigError(
+        f"unknown schedule kind {cfg.kind!r}; there are constant, step, polynomial, cosine, gradual_cosine and one_cycle"
+    )

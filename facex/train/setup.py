@@ -14,7 +14,7 @@ from facex.methods import HeadSpec, Method
 from facex.methods.discovery import load_object
 from facex.train.config import DataConfig, TrainConfig
 from facex.train.engines import NetworkEngine, Plan
-from facex.train.head import TrainedHead
+from facex.train.head import TrainedHead, refuse_fused_step
 from facex.train.launch import Ranks, cores_per_rank
 from facex.train.paths import expand
 from facex.train.precision import FrozenNetwork, LossScale
@@ -171,4 +171,6 @@ def make_head(
         raise ConfigError(f"the head follows network '{spec.network}', which the method does not train")
     if classes < 2:
         raise DataError(f"{config.data.path} has {classes} class(es); a classifier needs at least two")
+    if config.head.fused_step:
+        refuse_fused_step(config.head, engine)
     return TrainedHead(spec, config.head, engine.optimizer_config, classes, ranks, config.trainer.seed)

@@ -120,6 +120,8 @@ class Stepper:
         self.watch.note(update.network, total, batch.index)
         if engine.unscaler is not None:
             engine.unscaler.note(total)
+        if update.embeddings is not None and self.head is not None:
+            self.head.prepare(engine.lr())
         with self.timer.span("backward"):  # the head's too: it is one graph
             engine.backward(total, last=last and engine.closes())
         self._add(f"{prefix}/loss", total)

@@ -105,6 +105,9 @@ class Trainer:
 
     def fit(self) -> RunResult:
         """Train to the end. The last step writes a checkpoint and evaluates."""
+        if self.config.trainer.dry_run:
+            self.reporter.dry_run()
+            return RunResult(self.output, 0)
         with distributed.lost_rank_is_an_error(self.ranks.rank, lambda: f"near step {self.clock.batches + 1}"):
             resumed = self.state.resume()
             distributed.together(lambda: self.reporter.begin(resumed), "opening the logs")

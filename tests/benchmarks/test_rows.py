@@ -13,6 +13,8 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 SMALL = {
     "margin_softmax": ["--classes", "2000", "--batch", "8", "--repeats", "1", "--dtypes", "fp32", "--device", "cpu"],
+    "mask_aggregate": ["--quick", "--repeats", "1", "--peers", "eager", "--device", "cpu"],
+    "occluders": ["--batch", "16", "--batches", "1"],
     "recordio": ["--images", "200", "--batch", "50", "--repeats", "1"],
     "magface_fp16": ["--steps", "2", "--device", "cpu"],
 }

@@ -23,8 +23,8 @@ _TINY = {
 
 
 def recipe_names(folder: str) -> list[str]:
-    """File names of a recipe folder."""
-    return sorted(p.name for p in (CONFIGS / folder).glob("*.yaml"))
+    """File names of a recipe folder, without the plan of its demo."""
+    return sorted(p.name for p in (CONFIGS / folder).glob("*.yaml") if not p.name.endswith(".plan.yaml"))
 
 
 def written(folder: str, name: str) -> dict[str, Any]:

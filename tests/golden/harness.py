@@ -45,7 +45,7 @@ def run_case(case: Case, expected: Expected | None, runner: Runner) -> tuple[boo
             if problem:
                 return False, f"{variant.name}: {name}: {problem}"
             if ratio >= worst:
-                worst, where = ratio, f"{variant.name}: {name}, tol {spec.get('tol', 0):g}"
+                worst, where = ratio, f"{variant.name}: {name}, tol {spec.get('tol') or 0:g}"
     return True, f"worst {worst:.2f} of what is allowed ({where})"
 
 

@@ -80,6 +80,14 @@ def normface(cos: Tensor, norm: Tensor, hot: Tensor) -> Tensor:
     return 16 * cos
 
 
+def elastic(cos: Tensor, norm: Tensor, hot: Tensor) -> Tensor:
+    return 64 * torch.where(hot, (cos.acos() + 0.5).cos(), cos)  # without deviation: the mean margin
+
+
+def uniface(cos: Tensor, norm: Tensor, hot: Tensor) -> Tensor:
+    return 16 * (cos - 0.3 * hot.double())
+
+
 def regulariser(name: str, norm: Tensor) -> Tensor:
     weight = {"magface": 35.0, "mag_cosface": 150.0}.get(name, 0.0)
     a = norm.clamp(10, 110)
@@ -98,6 +106,8 @@ LOGITS: dict[str, Logits] = {
     "adaface": adaface,
     "adaface_cvlface": adaface_cvlface,
     "normface": normface,
+    "elastic": elastic,
+    "uniface": uniface,
 }
 
 
@@ -109,6 +119,11 @@ def loss(name: str, x: Tensor, weight: Tensor, labels: Tensor, classes: Tensor |
     logits = LOGITS[name](cos, x.norm(dim=1), hot)
     valid = labels >= 0
     per_row = torch.zeros(len(x), dtype=x.dtype)
-    per_row[valid] = F.cross_entropy(logits[valid], hot[valid].int().argmax(1), reduction="none")
+    if name == "uniface":
+        e = logits[valid].exp()
+        target, others = (e * hot[valid]).sum(1), (e * ~hot[valid]).sum(1)
+        per_row[valid] = (1 + math.exp(3.2) / target).log() + (1 + others * math.exp(-3.2)).log()  # b = 16 * 0.2
+    else:
+        per_row[valid] = F.cross_entropy(logits[valid], hot[valid].int().argmax(1), reduction="none")
     total = per_row + torch.where(valid, regulariser(name, x.norm(dim=1)), 0.0)
     return total.sum() / valid.sum(), per_row

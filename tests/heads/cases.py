@@ -10,7 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facex.heads import AdaFace, ArcFace, Combined, CosFace, CurricularFace, MagFace, Margin, MarginHead, Softmax
+from facex.heads import (
+    AdaFace,
+    ArcFace,
+    Combined,
+    CosFace,
+    CurricularFace,
+    ElasticFace,
+    MagFace,
+    Margin,
+    MarginHead,
+    Softmax,
+    UniFace,
+)
 
 CLASSES, DIM, BATCH = 13, 8, 10
 
@@ -26,6 +38,8 @@ MARGINS: dict[str, Callable[[], Margin]] = {
     "adaface": lambda: AdaFace(),
     "adaface_cvlface": lambda: AdaFace(form="cvlface"),
     "normface": lambda: Softmax(16),
+    "elastic": lambda: ElasticFace(std=0.0),
+    "uniface": lambda: UniFace(16, 0.3, 0.2),
 }
 
 
@@ -144,6 +158,36 @@ def train(rank: int, world_size: int, optimizer: dict[str, Any], rate: float, st
         norms.append(float(head.grad_sq_norm(loss_scale=128)))
         head.step(loss_scale=128, clip_coef=0.5)
     return {"weight": head.weight.detach().clone(), "norms": norms, "samples": samples, "start": head.shard.start}
+
+
+def train_fused(rank: int, world_size: int, name: str, optimizer: dict[str, Any]) -> dict[str, Any]:
+    """Three fused steps of six rows, with another rate each: the shard, and the gradients of the embeddings."""
+    head = make_head(name, world_size, fused_step=True)
+    head.build_optimizer(**optimizer)
+    grads = []
+    for step in range(3):
+        lr = optimizer["lr"] * (1 - 0.2 * step)
+        x, labels, _ = batch(6, seed=step)
+        x = head.ranks.mine(x).clone().requires_grad_()
+        head.prepare_step(lr)
+        head(x, head.ranks.mine(labels)).loss.backward()
+        head.step(lr)
+        assert x.grad is not None
+        grads.append(x.grad / head.ranks.size)
+    assert head.window.dense is None
+    return {"weight": head.weight.detach().clone(), "grad_x": torch.stack(grads, 1)}
+
+
+def elastic(rank: int, world_size: int) -> dict[str, Any]:
+    """Two micro-steps of a margin with draws."""
+    head = MarginHead(
+        ElasticFace(16, 0.3, 0.1), DIM, CLASSES, dtype=torch.float64, group="alone" if world_size == 1 else None
+    )
+    x, labels, weight = batch()
+    head.load_weight(weight)
+    run_once(head, x, labels)
+    head.zero_grad()
+    return run_once(head, x, labels)
 
 
 def score(rank: int, world_size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,7 +31,7 @@ def test_window_equals_one_big_batch(rate: float) -> None:
     small, big = (cases.make_head("cosface", sample_rate=rate) for _ in range(2))
     x, labels, _ = cases.batch(unlabelled=False)
     for head in (small, big):  # the same classes whatever the positives of a micro-batch are
-        head.sampler.sample = lambda positives: labels.unique()  # type: ignore[method-assign]
+        head.sampler.sample_labels = lambda classes: labels.unique()  # type: ignore[method-assign]
     for part in (slice(0, 5), slice(5, 10)):
         (small(x[part], labels[part]).loss * 0.5).backward()
     big(x, labels).loss.backward()
@@ -286,7 +286,7 @@ def test_errors() -> None:
         MarginHead(CosFace(), 8, 13, sample_rate=1.5)
 
 
-@pytest.mark.parametrize("name", ["adaface", "adaface_cvlface", "arcface_st", "curricular"])
+@pytest.mark.parametrize("name", ["adaface", "adaface_cvlface", "arcface_st", "curricular", "elastic", "uniface"])
 def test_built_in_margins_run_on_the_compiled_op(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> Tensor:
         raise AssertionError("the generic path ran")

@@ -52,7 +52,18 @@ def test_straight_through_gradient_is_the_scale() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["arcface_exact", "cosface", "combined_true", "magface", "mag_cosface", "curricular", "adaface"]
+    "name",
+    [
+        "arcface_exact",
+        "cosface",
+        "combined_true",
+        "magface",
+        "mag_cosface",
+        "curricular",
+        "adaface",
+        "elastic",
+        "uniface",
+    ],
 )
 def test_gradients_are_those_of_the_value(name: str) -> None:
     margin = cases.MARGINS[name]()

@@ -43,8 +43,10 @@ _SHARED = ("width", "blocks", "input_size")  # options that a teacher has too
 
 
 class MSML(Method):
-    """MSML: a recognition branch (FRB), an occlusion-segmentation branch (OSB), and operators (FM) that mask each stage's
-    map of the first with what the second sees. The OSB learns from the masks of the occluders alone.
+    """MSML: recognition through masks that a segmentation of the occluders feeds.
+
+    A recognition branch (FRB), an occlusion-segmentation branch (OSB), and operators (FM) that mask each stage's map of the
+    first with what the second sees. The OSB learns from the masks of the occluders alone.
 
     The training data need a transform that occludes and says where (`Occlude`, `MaskFaces`), or masks of their own.
 
@@ -54,8 +56,8 @@ class MSML(Method):
         fm: the operators' kind (kernel_size, resblocks, activation, arith, skip, div_eps).
         fm_layers: for each of the four stages, 1 with an operator, 0 without.
         use_osb: run the segmentation branch. False, with fm_layers 0: the same backbone alone.
-        parts: what is trained. all; osb: the segmentation branch alone, on its masks; recognition: all but the segmentation branch, which
-            stays as it was loaded.
+        parts: what is trained: all; osb, the segmentation branch alone; recognition, everything but the segmentation
+            branch, which stays as it was loaded.
         segmentation_weight: factor on the segmentation loss (the published lambda1).
         statistics: local: the segmentation loss is taken over each rank's micro-batch, as published; global: over the
             micro-batches of all ranks together.
@@ -63,7 +65,7 @@ class MSML(Method):
             underflows.
         lr_scales: factors on the learning rate by part: osb, fm_ops, frb. (`head.lr_scale` is the classifier's.)
         light: the published map of light on training pictures.
-        texture: the published texture on offline-drawn face masks (data of `facex_msml.twins.MaskedTwins`).
+        texture: the published texture on face masks (drawn by `Occlude`, or twins of `facex_msml.twins.MaskedTwins`).
         data_masks: the training set has occlusion masks (field `occlusion`); occluders are added to them.
         warm_start: the learning rates suppose a recognition branch that was trained before; a warning says if
             `init_from` brought none.
