@@ -6,6 +6,8 @@
 #include <limits>
 #include <vector>
 
+#include "simd.h"
+
 namespace facex::occluders {
 
 namespace {
@@ -60,7 +62,7 @@ float lit(const Lamp& lamp, const float* n, float x, float y) {
 }
 
 // Bilinear, edges repeated; (u, v) in texels whose centres are at halves.
-Color sample(const Texture& texture, float u, float v) {
+FACEX_INLINE Color sample(const Texture& texture, float u, float v) {
   const float x = std::clamp(u - 0.5f, 0.0f, static_cast<float>(texture.width - 1));
   const float y = std::clamp(v - 0.5f, 0.0f, static_cast<float>(texture.height - 1));
   const int x0 = static_cast<int>(x), y0 = static_cast<int>(y);
@@ -76,7 +78,7 @@ Color sample(const Texture& texture, float u, float v) {
   return upper + fy * (lower - upper);
 }
 
-Ramp ramp(const Corner* p, float inverse, float Corner::* value) {
+FACEX_INLINE Ramp ramp(const Corner* p, float inverse, float Corner::* value) {
   const float a = p[0].*value, b = p[1].*value - a, c = p[2].*value - a;
   const float dx = (b * (p[2].y - p[0].y) - c * (p[1].y - p[0].y)) * inverse;
   const float dy = (c * (p[1].x - p[0].x) - b * (p[2].x - p[0].x)) * inverse;
@@ -90,10 +92,12 @@ struct Edge {
   float operator()(float at) const { return x + (at - y) * slope; }
 };
 
-int ceil_int(float v) { return static_cast<int>(v) + (static_cast<float>(static_cast<int>(v)) < v); }  // v >= 0
+FACEX_INLINE int ceil_int(float v) {
+  return static_cast<int>(v) + (static_cast<float>(static_cast<int>(v)) < v);
+}  // v >= 0
 
 // Corners in sample coordinates. Samples on an edge that two triangles share belong to both: the depth decides.
-void draw_triangle(const Corner* p, const Texture& texture, Color tint, Samples& s) {
+FACEX_CLONES void draw_triangle(const Corner* p, const Texture& texture, Color tint, Samples& s) {
   const float area = (p[1].x - p[0].x) * (p[2].y - p[0].y) - (p[2].x - p[0].x) * (p[1].y - p[0].y);
   if (!(area > 1e-6f)) return;
   const Corner *top = p, *middle = p + 1, *low = p + 2;
@@ -135,7 +139,8 @@ void draw_triangle(const Corner* p, const Texture& texture, Color tint, Samples&
 }
 
 // Averages the samples of each pixel and blends them over the picture.
-void resolve(const Samples& s, int samples, std::uint8_t* image, int channels, std::uint8_t* mask, int width) {
+FACEX_CLONES void resolve(const Samples& s, int samples, std::uint8_t* image, int channels, std::uint8_t* mask,
+                          int width) {
   const float share = 1.0f / static_cast<float>(samples * samples);
   for (int y = 0; y < s.height; y += samples) {
     for (int x = 0; x < s.width; x += samples) {
