@@ -22,7 +22,7 @@ struct Options {
 };
 
 // Whether the gradients of y and a depend on y.
-inline bool needs_features(Arith arith) { return arith == Arith::kMul || arith == Arith::kDiv; }
+constexpr bool needs_features(Arith arith) { return arith == Arith::kMul || arith == Arith::kDiv; }
 
 // Calls visit(activation, arith) with both as compile-time constants.
 template <typename Visit>

