@@ -14,7 +14,12 @@ import yaml
 from facex.train.parsing import parse
 
 ROOT = Path(__file__).parents[2]
-_COMMAND_MODULES = {"magface-range": "facex_magface.range_command", "jhmfr-eval": "facex_jhmfr.eval_command"}
+_COMMAND_MODULES = {
+    "magface-range": "facex_magface.range_command",
+    "jhmfr-eval": "facex_jhmfr.eval_command",
+    "subset": "facex_lafs.subset_command",
+    "lafs-landmarks": "facex_lafs.landmarks_command",
+}
 _OPTION = re.compile(r"--(method|data|trainer|optimizer|schedule|evaluation|logging|head|deepspeed|init_from)\b\S* ")
 
 
