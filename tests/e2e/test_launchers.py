@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,22 +16,15 @@ import pytest
 import yaml
 
 from tests.eval.tiny import make_bin, make_run
-from tests.ports import free_port
+from tests.ports import free_port, job_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = str(Path(sys.executable).with_name("deepspeed"))
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k not in VARIABLES}
-    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
-    return kept | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PATH": path, "PYTHONPATH": str(ROOT)} | more
 
 
 def start(command: list[str], **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=ROOT, env=job_environment(**more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -171,7 +163,7 @@ def test_evaluation_is_shared_among_ranks_and_printed_once(tmp_path: Path) -> No
         subprocess.Popen(
             command,
             cwd=ROOT,
-            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **job),
+            env=job_environment(RANK=str(rank), LOCAL_RANK=str(rank), **job),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -180,7 +172,7 @@ def test_evaluation_is_shared_among_ranks_and_printed_once(tmp_path: Path) -> No
     ]
     printed = [process.communicate(timeout=240) for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
-    alone = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    alone = subprocess.run(command, cwd=ROOT, env=job_environment(), capture_output=True, text=True, check=True)
     expected, shared = json.loads(alone.stdout)["a"], json.loads(printed[0][0])["a"]
     for key in ("accuracy", "auc"):
         assert shared[key] == pytest.approx(expected[key], abs=1e-6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from tests.ports import job_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 Report = dict[str, Any]
@@ -43,9 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process runs every scenario."""
     path = tmp_path_factory.mktemp("fused")
     (path / "scenarios.json").write_text(json.dumps(SCENARIOS))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.train.worker", str(path / "scenarios.json"), str(path)]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    run = subprocess.run(command, capture_output=True, text=True, env=job_environment(), cwd=ROOT)
     assert run.returncode == 0, run.stderr[-3000:]
     return path
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import pytest
 from facex.data.verification import write_bin
 from facex.train.checkpoint_folder import open_checkpoint
 from facex.train.reshard import reshard_run
-from tests.ports import free_port
+from tests.ports import free_port, job_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 Report = dict[str, Any]
@@ -148,19 +147,9 @@ COPIES = {
 }
 
 
-def environment() -> dict[str, str]:
-    keep = {
-        k: v
-        for k, v in os.environ.items()
-        if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    }
-    path = os.pathsep.join([str(Path(sys.executable).parent), keep.get("PATH", "")])
-    return keep | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PATH": path, "PYTHONPATH": str(ROOT)}
-
-
 def launch(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+        command, cwd=ROOT, env=job_environment(), capture_output=True, text=True, timeout=timeout, check=False
     )
 
 

@@ -20,8 +20,7 @@ import pytest
 from facex.train.checkpoint_folder import open_checkpoint
 from facex.train.parsing import parse
 from facex.train.trainer import train
-from tests.ports import free_port
-from tests.train.test_ranks import environment
+from tests.ports import free_port, job_environment
 
 ROOT = Path(__file__).resolve().parents[3]
 PEOPLE, PICTURES, SIZE = 12, 8, 32
@@ -108,7 +107,7 @@ def launch(root: Path, name: str, runs: list[dict[str, Any]], command: list[str]
     listing.parent.mkdir()
     listing.write_text(json.dumps(runs))
     words = [*command, "plugins.jhmfr.tests.worker_jhmfr", str(listing)]
-    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, cwd=ROOT, env=job_environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,21 +80,14 @@ def metrics(output: Path) -> list[dict[str, Any]]:
 
 def train_on_two_ranks(runs: list[list[str]], folder: Path) -> list[list[dict[str, Any]]]:
     """The same runs, one after the other, in one job of two ranks under the deepspeed launcher."""
-    from tests.ports import free_port
+    from tests.ports import free_port, job_environment
 
     listing = folder / "runs.json"
     listing.write_text(json.dumps(runs))
-    clean = {
-        k: v
-        for k, v in os.environ.items()
-        if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    }
-    path = os.pathsep.join([str(Path(sys.executable).parent), clean.get("PATH", "")])
-    root = str(Path(__file__).resolve().parents[3])
     launcher = str(Path(sys.executable).with_name("deepspeed"))
     done = subprocess.run(
         [launcher, "--num_accelerators", "2", "--master_port", str(free_port()), __file__, str(listing)],
-        env=clean | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PATH": path, "PYTHONPATH": root},
+        env=job_environment(),
         capture_output=True,
         text=True,
         timeout=300,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from facex.errors import DataError
 from facex.train.load_run import load_run
 from facex.train.parsing import parse
 from facex.train.trainer import RunResult, train
-from tests.ports import free_port
+from tests.ports import free_port, job_environment
 
 ROOT = Path(__file__).resolve().parents[3]
 SIDE, STEPS = 32, 6
@@ -97,9 +96,9 @@ def whole(folder: Path) -> list[dict[str, Any]]:
 def test_two_ranks_are_one_with_twice_the_accumulation(folder: Path, whole: list[dict[str, Any]]) -> None:
     launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", "2"]
     command = [*launcher, "--master_port", str(free_port()), "--module", "facex", "train", *words(folder, "two")]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PATH": path}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=job_environment(), capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     two = metrics(folder, "two")
     for name in ("msml/loss", "msml/segmentation", "msml/head"):
