@@ -1,5 +1,5 @@
 // mask_aggregate on the CPU: workers walk flat ranges in blocks of the first cache's size; inputs are read and outputs
-// written once.
+// written once. (Stores past the caches were slower here, also for outputs that no cache holds.)
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>

@@ -10,6 +10,7 @@ x, so every patch is the transpose of its region, half a pixel up and left: what
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -46,7 +47,9 @@ def reference(images: Tensor, landmarks: Tensor, patch_size: int) -> Tensor:
     x = (landmarks[..., 0, None] + offset) / (width / 2) - 1
     y = (landmarks[..., 1, None] + offset) / (height / 2) - 1
     grid = torch.stack([x[..., :, None].expand(-1, -1, p, p), y[..., None, :].expand(-1, -1, p, p)], -1)
-    with torch.autocast(images.device.type, enabled=False):
+    # the meta device, on which FLOPs are counted, has no autocast to switch off
+    plain = contextlib.nullcontext() if images.is_meta else torch.autocast(images.device.type, enabled=False)
+    with plain:
         found = grid_sample(images, grid.reshape(batch, count * p, p, 2), padding_mode="zeros", align_corners=False)
     return found.view(batch, channels, count, p, p).permute(0, 2, 3, 4, 1).reshape(batch, count, p * p * channels)
 

@@ -274,6 +274,7 @@ class LAFSPretrain(Method):
         return Embedding(vector + self._features(images.flip(3), nets) if flip else vector)
 
     def _features(self, images: Tensor, nets: Nets) -> Tensor:
+        self._check_landmarks()
         tokens = self.view_maker.plain_tokens(images, nets.get("landmarks"))
         return nets["teacher"]([tokens], features=True).float()
 

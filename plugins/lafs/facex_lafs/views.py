@@ -83,7 +83,7 @@ class CropSettings:
             *draws.jitter,
         )
         x = replace_rows(x, draws.grey, color.grayscale, x)
-        x = replace_rows(x, draws.blur > 0, gaussian_blur, x, draws.blur)
+        x = replace_rows(x, draws.blur > 0, lambda rows, radius: gaussian_blur(rows, radius, BLUR[1]), x, draws.blur)
         return replace_rows(x, draws.solarize, lambda rows: color.solarize(rows, SOLARIZE_THRESHOLD), x)
 
 

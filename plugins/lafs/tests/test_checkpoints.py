@@ -16,7 +16,7 @@ from facex_lafs.view_maker import LandmarkOptions
 from torch import Tensor
 
 from facex import cli
-from facex.errors import CheckpointError
+from facex.errors import CheckpointError, ConfigError
 from facex.methods import InputSpec, Source
 from facex.methods.loading import method_from_file, read_state, recognise_file
 from facex.train.load_run import load_run
@@ -238,3 +238,16 @@ def test_landmark_counts_that_differ_are_named(part: dict[str, Tensor], tmp_path
         CheckpointError, match=r"output_layer.1.weight: the file has \(392, 160\), the network \(32, 160\)"
     ):
         method.init_from([Source(saved(part, tmp_path / "part.pth"))])
+
+
+def test_a_converted_pretraining_says_what_it_lacks(ssl: dict[str, Any], tmp_path: Path) -> None:
+    assert cli.main(["convert", str(saved(ssl, tmp_path / "ssl.pth")), str(tmp_path / "run")]) == 0
+    method = load_run(tmp_path / "run").method
+    with pytest.raises(ConfigError, match="landmark network has no trained weights"):
+        method.embed(torch.rand(1, 3, 112, 112), method.networks())
+    options = ["--options", '{"recipe": "dino"}']
+    assert cli.main(["convert", str(tmp_path / "ssl.pth"), str(tmp_path / "dino"), *options]) == 0
+    dino = load_run(tmp_path / "dino").method
+    nets = {"teacher": dino.teacher, **dino.networks()}
+    with torch.no_grad():
+        assert dino.embed(torch.rand(1, 3, 112, 112), nets).vector.shape == (1, SMALL["dim"])

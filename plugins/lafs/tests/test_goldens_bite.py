@@ -128,3 +128,37 @@ def test_views_have_the_published_strengths() -> None:
         (0.1, 2.0),
         True,
     )
+
+
+def compared(spec: dict[str, Any], got: Any, ref: np.ndarray, **arrays: np.ndarray) -> tuple[float, str | None]:
+    from tests.golden.case import Expected, Variant
+    from tests.golden.comparisons import comparison_of
+
+    expected = Expected({"x": {"is": "", "tol": 1e-4, **spec}}, {"x": ref, **arrays})
+    return comparison_of("lafs")("x", Variant({"x": got}), expected)
+
+
+def test_the_comparison_is_strict() -> None:
+    ref, names = np.arange(6, dtype=np.float32).reshape(3, 2), np.array(["a", "b", "c"])
+    rows = {str(n): r for n, r in zip(names, ref, strict=True)}
+    assert compared({"rows": "names"}, rows, ref, names=names) == (0.0, None)
+    assert compared({"rows": "names"}, {**rows, "b": ref[1] + 1}, ref, names=names)[1]
+    skip = {"rows": "names", "skip_rows": ["b"]}
+    assert compared(skip, {**rows, "b": ref[1] + 1}, ref, names=names) == (0.0, None)
+    assert "no row c" in str(compared({"rows": "names"}, {"a": ref[0], "b": ref[1]}, ref, names=names)[1])
+    assert "does not have" in str(compared({"rows": "names"}, {**rows, "d": ref[0]}, ref, names=names)[1])
+    assert "not implemented" in str(compared({"per_row": True}, ref, ref)[1])
+    assert "shape" in str(compared({}, ref[:2], ref)[1])
+    assert "not finite" in str(compared({}, ref * np.nan, ref)[1])
+    assert compared({"tol": 0}, ref + 1e-3, ref)[1]
+    assert compared({}, ref * (1 + 9e-5), ref)[1] is None
+    assert compared({}, ref * (1 + 2e-4), ref)[1]
+
+
+def test_a_fingerprint_has_its_21_numbers() -> None:
+    from tests.golden.comparisons.lafs import fingerprint
+
+    values = fingerprint(np.array([[3.0, -1.0], [2.0, 0.0]]))
+    assert values[:5].tolist() == pytest.approx([1.0, np.sqrt(2.5), -1.0, 3.0, 1.5])
+    assert values[5:13].tolist() == [3, -1, 2, 0, 0, 0, 0, 0]
+    assert len(values) == 21

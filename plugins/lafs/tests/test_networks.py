@@ -12,6 +12,7 @@ from facex_lafs.standard import StandardCoordinateViT
 
 from facex.errors import ConfigError, TrainingError
 from facex.models import backbone_names, create_backbone
+from facex.models.registry import measure_backbone
 from facex.ops import sample_patches
 
 SMALL: dict[str, Any] = {
@@ -193,3 +194,10 @@ def test_equal_landmarks_are_an_error_in_words() -> None:
     raw[1] = 0.25
     with pytest.raises(TrainingError, match=r"all 4 landmarks of picture 1 .*on one point.*init_from"):
         normalise_landmarks(raw)
+
+
+@pytest.mark.parametrize("name", ["part_fvit_s", "fvit_s", "part_fvit_b"])
+def test_sizes_are_counted_without_memory(name: str) -> None:
+    info = measure_backbone(name)
+    assert info.flops > 1e8
+    assert info.embedding_size == (768 if name == "part_fvit_b" else 192)

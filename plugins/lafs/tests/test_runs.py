@@ -213,3 +213,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(folder: Path) -> None:
     torch.save(state, folder / "nan.pth")
     with pytest.raises(TrainingError, match=r"the loss of network 'student' is nan at step 1 .*samples"):
         train_here(pretraining(folder, "nan", init_from=[{"path": str(folder / "nan.pth"), "network": "landmarks"}]))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_both_methods_train_in_16_bits(precision: str, folder: Path) -> None:
+    more = {"trainer__precision": precision, "trainer__steps": 2, "trainer__fp16_initial_scale": 64.0}
+    pre = train_here(pretraining(folder, f"pre_{precision}", **more))
+    fine = train_here(finetuning(folder, f"fine_{precision}", **more))
+    plain = train_here(pretraining(folder, f"pre_plain_{precision}", trainer__steps=2))
+    assert losses(pre, "student/dino") == pytest.approx(losses(plain, "student/dino"), rel=0.1)
+    assert np.isfinite(losses(fine, "backbone/loss")).all()
+    assert fine[-1]["applied"] == 2
