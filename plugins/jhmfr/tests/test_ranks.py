@@ -107,7 +107,9 @@ def launch(root: Path, name: str, runs: list[dict[str, Any]], command: list[str]
     listing.parent.mkdir()
     listing.write_text(json.dumps(runs))
     words = [*command, "plugins.jhmfr.tests.worker_jhmfr", str(listing)]
-    done = subprocess.run(words, cwd=ROOT, env=job_environment(), capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        words, cwd=ROOT, env=job_environment(), capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
