@@ -43,10 +43,8 @@ def _array_cases(folder: Path, content: dict[str, Any], families: set[str]) -> I
         try:
             with open(folder / f"{name}.npz", "rb") as file, np.load(file, allow_pickle=False) as data:
                 arrays = {key: data[key] for key in data.files}
-            given = [
-                *entry.get("inputs", []),
-                *case.params.get("also_inputs", []),
-            ]  # some outputs are what is read, too
+            # `also_inputs`: outputs of one part of the case that are what the next part reads
+            given = [*entry.get("inputs", []), *case.params.get("also_inputs", [])]
             case.inputs = {key: arrays[key] for key in given}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             case.problem, arrays = f"{name}.npz: {type(error).__name__}: {error}", {}

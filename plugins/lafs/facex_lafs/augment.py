@@ -8,6 +8,7 @@ RandAugment, CropJitterErase. Pictures become RGB for the changes of colour and 
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -88,9 +89,9 @@ def _matrix(name: str, argument: Tensor, images: Tensor) -> Tensor:
 class RgbTransform(Transform):
     """Base of changes of the image fields that are made in RGB whatever the batch's order."""
 
+    @abstractmethod
     def change(self, images: Tensor, draws: Draws) -> Tensor:
         """uint8 [B, H, W, 3] RGB, changed."""
-        raise NotImplementedError
 
     def __call__(self, batch: Batch, draws: Draws) -> Batch:
         own, turned = draws.scoped(type(self).__name__), batch.color != "rgb"
