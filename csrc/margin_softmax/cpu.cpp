@@ -5,10 +5,6 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -17,6 +13,7 @@
 #include "cpu_engine.h"
 #include "cpu_step.h"
 #include "cpu_tile.h"
+#include "huge_pages.h"
 #include "operators.h"
 #include "problem.h"
 
@@ -186,19 +183,6 @@ void backward(const Problem& p, const Upstream& up, const GradientSink& sink, at
   at::sum_out(dx, partial, {0});
 }
 
-// An uninitialised tensor whose pages are huge where the system has them: a third of the backward pass would be page
-// faults.
-at::Tensor empty_on_huge_pages(at::IntArrayRef shape, const at::TensorOptions& options) {
-  at::Tensor tensor = at::empty(shape, options);
-#ifdef MADV_HUGEPAGE
-  constexpr uintptr_t kHuge = uintptr_t(1) << 21;
-  const auto begin = (reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr()) + kHuge - 1) / kHuge * kHuge;
-  const auto end = (reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr()) + tensor.nbytes()) / kHuge * kHuge;
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice only: failing is fine
-#endif
-  return tensor;
-}
-
 struct Backend {
   static at::Tensor forward(const Problem& p) {
     if (p.type() == at::kDouble) return cpu::forward<double, GemmEngine<double>>(p);
@@ -214,7 +198,7 @@ struct Backend {
   }
 
   static at::Tensor empty(at::IntArrayRef shape, const at::TensorOptions& options) {
-    return empty_on_huge_pages(shape, options);
+    return on_huge_pages(at::empty(shape, options));
   }
 
  private:

@@ -53,6 +53,12 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--output", default=None, help="run folder (default: runs/demo, or runs/demo-METHOD)")
     parser.add_argument("--identities", type=int, default=400, help="rendered identities to train on")
     parser.add_argument("--images", type=int, default=20, help="images of each identity")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=None,
+        help="of every training (default: its recipe's); give it an --output of its own",
+    )
     return parser
 
 
@@ -70,7 +76,7 @@ def main(argv: list[str]) -> int:
     digests: dict[str, str] = {}
     for stage in plan.stages:
         if stage.train is not None:
-            digests[stage.folder] = _train(stage, output, digests)
+            digests[stage.folder] = _train(stage, output, digests, options.seed)
         else:
             _step(stage.title, shlex.split(_fill(stage.run, output)))
     report = output / plan.report
@@ -142,10 +148,12 @@ def _fill(text: str, output: Path) -> str:
     return Template(text).substitute(output=output, data=DATA)
 
 
-def _train(stage: Stage, output: Path, digests: dict[str, str]) -> str:
+def _train(stage: Stage, output: Path, digests: dict[str, str], seed: int | None) -> str:
     """Train, or say that a finished run of the same recipe is there; the digest of all that it depends on."""
     assert stage.train is not None
     folder, options = output / stage.folder, _fill(stage.options, output)
+    if seed is not None:
+        options = f"{options} --trainer.seed {seed}"
     earlier = "".join(digest for name, digest in digests.items() if str(output / name) in options)
     parts = (stage.train.read_bytes(), (DATA / "facex.json").read_bytes(), options.encode(), earlier.encode())
     digest = hashlib.sha256(b"".join(parts)).hexdigest()

@@ -42,6 +42,11 @@ class VerificationSet:
         """The number of pairs."""
         return len(self.issame)
 
+    def distinct(self) -> tuple[VerificationSet, np.ndarray] | None:
+        """Where a picture may be in several pairs: the pictures without repeats, as a set without pairs, and the place of
+        each entry among them, int64 [2n]. None: every entry is a picture of its own."""
+        return None
+
     def decode(
         self,
         color: Literal["rgb", "bgr"] = "rgb",

@@ -59,9 +59,10 @@ class PairFolder(VerificationSet):
         self.files = files
         self.skipped = skipped
 
-    def distinct(self) -> tuple[PairFolder, np.ndarray]:
-        """The pictures without repeats, as a set without pairs, and the place of each of `files` among them: int64
-        [2n]."""
+    def distinct(self) -> tuple[PairFolder, np.ndarray] | None:
+        """See the base class; None for a set without pairs, and for one with flags, which belong to entries."""
+        if not len(self) or self.flags is not None:
+            return None
         places: dict[Path, int] = {}
         where = [places.setdefault(file, len(places)) for file in self.files]
         return PairFolder(list(places), np.empty(0, bool), self.name, self.path), np.array(where, np.int64)

@@ -16,7 +16,6 @@ from facex.data.verification import OnError, VerificationSet, load_bin
 from facex.errors import ConfigError, FacexError
 from facex.eval.conditions import by_condition
 from facex.eval.folds import fold_bounds
-from facex.eval.pair_lists import PairFolder
 from facex.eval.quality import RejectCurve, error_versus_reject, pair_quality
 from facex.eval.ranks import Share, raise_everywhere
 from facex.eval.verification import PairResult, evaluate_pairs
@@ -87,12 +86,15 @@ def evaluate_bins(
     """`{set name: {"accuracy": 0..1, "std", "tar@far", "auc", ...}}`, equal on every rank.
 
     With torch.distributed initialised every rank must call it: each embeds its share of the pictures. Modes of the
-    networks are left as they were; no random numbers are drawn.
+    networks are left as they were; no random numbers are drawn. What a method's `views` give stands under `NAME VIEW`.
     """
     results = {}
     for one in load_bins(bins, folds, uneven_folds):
         found = evaluate_set(method, nets, one, device, batch_size, flip, folds, fars, on_error, uneven_folds)
         results[one.name] = found.summary()
+        for view, viewed in method.views().items():
+            seen = evaluate_set(viewed, nets, one, device, batch_size, flip, folds, fars, on_error, uneven_folds)
+            results[f"{one.name} {view}"] = seen.summary()
     return results
 
 
@@ -143,8 +145,8 @@ def embed_set(
     Every rank makes the same number of forward passes (an engine may communicate inside them), and an error on one rank
     is raised on all.
     """
-    if isinstance(one, PairFolder) and len(one) and one.flags is None:  # a picture of several pairs is embedded once
-        pictures, places = one.distinct()
+    if (distinct := one.distinct()) is not None:  # a picture of several pairs is embedded once
+        pictures, places = distinct
         return _rows(embed_set(method, nets, pictures, device, batch_size, flip, on_error), places)
     total = len(one.entries)
     share = Share.of(total)

@@ -120,3 +120,12 @@ def test_bad_plans_are_refused(text: str, says: str, started: list[list[str]]) -
 def test_a_command_that_fails_ends_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(TrainingError, match="'false x' ended with exit code 1"):
         demo._run("part", ["false", "x"], {})
+
+
+def test_a_seed_goes_to_every_training_and_trains_again(started: list[list[str]]) -> None:
+    demo.main(["--method", "staged", "--output", "out"])
+    started.clear()
+    demo.main(["--method", "staged", "--output", "out", "--seed", "3"])
+    trainings = [words for words in started if words[0] == "train"]
+    assert len(trainings) == 2
+    assert all(words[words.index("--trainer.seed") + 1] == "3" for words in trainings)
