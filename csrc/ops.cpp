@@ -50,4 +50,9 @@ TORCH_LIBRARY(facex, m) {
   // Means of the features over the regions of a label map, and the regions' areas; see facex/ops/region_pool.py.
   m.def("region_pool(Tensor features, Tensor labels, int num_regions) -> (Tensor, Tensor)");
   m.def("region_pool_backward(Tensor grad, Tensor labels, Tensor areas, bool channels_last) -> Tensor");
+  // Images with some regions of a label map blacked out, and the regions' areas; see facex/ops/region_mask.py.
+  m.def("region_mask(Tensor images, Tensor regions, Tensor keep) -> (Tensor, Tensor)");
+  // A convolution over the masks of a label map's regions, and its weight's gradient; see facex/ops/region_conv.py.
+  m.def("region_conv(Tensor regions, Tensor weight, int stride, int padding) -> Tensor");
+  m.def("region_conv_backward(Tensor grad, Tensor regions, int[] weight, int stride, int padding) -> Tensor");
 }

@@ -61,7 +61,7 @@ def recognise_official(state: Mapping[str, Any]) -> dict[str, Any] | None:
     are there) and the input (RGB, for AdaFace BGR; both +-1).
     """
     found = identify_backbone(state, _PREFIXES)
-    if found is None or (found.prefix == "model." and not found.name.startswith("ir_")):
+    if found is None or (found.prefix == "model." and not _is_adaface(state, found)):
         return None
     arguments = {"margin": _margin(state, found), "backbone": found.name, "embedding_size": found.embedding_size}
     if found.options:
@@ -69,6 +69,11 @@ def recognise_official(state: Mapping[str, Any]) -> dict[str, Any] | None:
     if found.name.startswith("ir_") and found.prefix != "net.":
         arguments["input"] = {"color": "bgr"}
     return arguments
+
+
+def _is_adaface(state: Mapping[str, Any], found: Identified) -> bool:
+    """Whether a Lightning file holds an IR network and its head alone: with further networks it is another method's."""
+    return found.name.startswith("ir_") and all(key.startswith(("model.", "head.")) for key in state)
 
 
 def _margin(state: Mapping[str, Any], found: Identified) -> dict[str, Any]:

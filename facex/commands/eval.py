@@ -1,4 +1,4 @@
-"""`facex eval`: verification of trained runs, plain and under occlusion, with baselines and a report page."""
+"""`facex eval`: verification of trained runs, plain and under occlusion, IJB and AR, with baselines and a report page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
@@ -18,6 +18,7 @@ from facex.files import write_json
 from facex.launchers import started_ranks
 
 if TYPE_CHECKING:
+    from facex.commands.eval_ijb import IjbOutcome
     from facex.eval.ar_database import ArResult
     from facex.eval.occlusion import OcclusionCurve
     from facex.eval.run import SetResult
@@ -33,6 +34,7 @@ class Outcome:
     results: dict[str, dict[str, SetResult]] = field(default_factory=dict)
     curves: dict[str, dict[str, OcclusionCurve]] = field(default_factory=dict)
     ar: dict[str, ArResult] = field(default_factory=dict)
+    ijb: IjbOutcome | None = None
     page: Path | None = None
     pictures: list[Path] = field(default_factory=list)
 
@@ -51,19 +53,17 @@ def main(argv: list[str]) -> int:
 
 
 def _say(options: Namespace, outcome: Outcome, write: Callable[[str], None]) -> None:
-    from facex.commands.eval_print import as_json, print_ar, print_results
+    from facex.commands.eval_print import print_ar, print_ijb, print_results
 
     if options.json:
-        numbers = (
-            {"ar": {name: result.summary() for name, result in outcome.ar.items()}}
-            if outcome.ar
-            else as_json(outcome.results, options.name, outcome.curves)
-        )
+        numbers = _numbers(options, outcome)
         if options.json == "-":
             write(json.dumps(numbers, indent=2) + "\n")
             return
         write_json(options.json, numbers)
-    if outcome.ar:
+    if outcome.ijb is not None:
+        print_ijb(outcome.ijb.one.name, outcome.ijb.results)
+    elif outcome.ar:
         print_ar(outcome.ar)
     else:
         print_results(outcome.results, options.name, outcome.curves)
@@ -71,6 +71,16 @@ def _say(options: Namespace, outcome: Outcome, write: Callable[[str], None]) -> 
         print(f"pictures: {outcome.pictures[0].parent} ({len(outcome.pictures)} files)")
     if outcome.page is not None:
         print(f"report: {outcome.page}")
+
+
+def _numbers(options: Namespace, outcome: Outcome) -> dict[str, Any]:
+    from facex.commands.eval_print import as_json
+
+    if outcome.ijb is not None:
+        return {"ijb": outcome.ijb.numbers()}
+    if outcome.ar:
+        return {"ar": {name: result.summary() for name, result in outcome.ar.items()}}
+    return as_json(outcome.results, options.name, outcome.curves)
 
 
 @contextmanager
@@ -93,6 +103,13 @@ def _evaluate(options: Namespace, ranks: Ranks | None = None) -> Outcome:
     outcome = Outcome()
     if options.protocol == "ar":
         outcome.ar = {name: evaluation.ar(folder) for name, folder in networks(options).items()}
+        return outcome
+    if options.protocol == "ijb":
+        from facex.commands.eval_ijb import evaluate_networks, write_report
+
+        outcome.ijb = evaluate_networks(evaluation, networks(options))
+        if options.report and first:
+            outcome.page = write_report(evaluation, outcome.ijb)
         return outcome
     evaluation.load_sets()
     outcome.results, outcome.curves = evaluation.verify(networks(options))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from facex.eval.ar_database import ArResult
+    from facex.eval.ijb_run import IjbResult
     from facex.eval.occlusion_page import Curves
     from facex.eval.run import SetResult
 
@@ -69,6 +70,20 @@ def print_ar(found: Mapping[str, ArResult]) -> None:
         probes = f"{result.probes[0]} + {result.probes[1]}" + (f" ({result.skipped} skipped)" if result.skipped else "")
         body.append((name, [name, f"{result.sunglasses:.4f}", f"{result.scarf:.4f}", probes, gallery]))
     _print(_console(), "AR database, rank-1 identification", header, body, next(iter(found)), left=1)
+
+
+def print_ijb(name: str, results: Mapping[str, IjbResult]) -> None:
+    """1:1, 1:N and what occlusion does to them."""
+    from facex.eval.ijb_page import occluded_table, pairs_table, search_table
+
+    console, first = _console(), next(iter(results))
+    for what, (header, body) in (
+        ("1:1 verification, TAR (%) at FAR", pairs_table(results)),
+        ("1:N identification, %", search_table(results)),
+        ("under occlusion, TAR (%) at FAR: mean ± 95 % interval over the draws", occluded_table(results, False)),
+    ):
+        if body:
+            _print(console, f"{name}, {what}", header, body, first, left=3 if "occlusion" in header else 2)
 
 
 def _console() -> Console:

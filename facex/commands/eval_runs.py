@@ -20,7 +20,8 @@ from facex.eval.occlusion_page import as_numbers, occlusion_section
 from facex.eval.occlusion_run import evaluate_occlusion
 from facex.eval.pair_lists import PairFolder, read_pairs
 from facex.eval.report import Report, write_report
-from facex.eval.run import SetResult, evaluate_set, load_bins, reject_curve
+from facex.eval.run import FARS, SetResult, evaluate_set, load_bins, reject_curve
+from facex.eval.series_page import series_numbers, series_section
 from facex.inference.embed import pick_device, plain_nets
 from facex.methods import Method
 from facex.synth.dataset import STAMP
@@ -61,13 +62,15 @@ class Evaluation:
         results: Results = {}
         curves: Curves = {}
         for name, folder in folders.items():
-            run = self._load(folder)
+            run = self.load(folder)
             if self.run is None:
                 self.run = run
                 if o.baselines:
                     results |= self._baselines(run)
-            nets = self._nets(run.method)
+            nets = self.nets(run.method)
             results[name] = {one.name: self._verify(run.method, nets, one) for one in self.sets}
+            for view, viewed in run.method.views().items():
+                results[f"{name} {view}"] = {one.name: self._verify(viewed, nets, one) for one in self.sets}
             if self.protocol is not None:
                 curves[name] = {one.name: self._occluded(run.method, nets, one) for one in self.sets}
             if run is self.run and self.first:
@@ -79,10 +82,10 @@ class Evaluation:
 
     def ar(self, folder: str) -> ArResult:
         """A run on the AR database."""
-        o, run = self.options, self._load(folder)
+        o, run = self.options, self.load(folder)
         return evaluate_ar(
             run.method,
-            self._nets(run.method),
+            self.nets(run.method),
             o.images,
             o.gallery or GALLERY_1,
             device=self.device,
@@ -96,17 +99,12 @@ class Evaluation:
         """Write the page and results.json."""
         if self.run is None:
             raise ConfigError("no run was evaluated: there is nothing to report")
-        folder, meta = self.run.path.parent.parent, self.run.meta
-        method = type(self.run.method).__name__
-        facts = [("run", str(folder)), ("checkpoint", self.run.path.name), ("method", method)]
-        facts += [(name, str(meta[name])) for name in ("step", "epoch", "num_classes", "world_size") if name in meta]
-        facts += [("compared with", text) for text in self.options.compare]
         report = Report(
-            f"{method} · verification",
+            f"{type(self.run.method).__name__} · verification",
             results,
             self.sets,
-            facts,
-            folder / "metrics.jsonl",
+            self.facts(self.run),
+            self.run.path.parent.parent / "metrics.jsonl",
             not self.options.no_pictures,
         )
         if curves:
@@ -121,19 +119,34 @@ class Evaluation:
                 *report.sections,
                 page.section("Predicted masks", note, page.faces(self.overlays, wide=True)),
             ]
+        if axis := self.options.axis:
+            report.sections = [series_section(results, axis), *report.sections]
+            report.numbers = {**report.numbers, "series": series_numbers(results, axis)}
+        report.sections = [*report.sections, *map(_figures, self.options.figures)]
         return write_report(self.options.report, report)
 
-    def _load(self, folder: str) -> LoadedRun:
+    def facts(self, run: LoadedRun) -> list[tuple[str, str]]:
+        """What a report says of the run that it is about."""
+        found = [("run", str(run.path.parent.parent)), ("checkpoint", run.path.name)]
+        found.append(("method", type(run.method).__name__))
+        found += [
+            (name, str(run.meta[name])) for name in ("step", "epoch", "num_classes", "world_size") if name in run.meta
+        ]
+        return found + [("compared with", text) for text in self.options.compare]
+
+    def load(self, folder: str) -> LoadedRun:
+        """The checkpoint that the options ask for."""
         o = self.options
         which: str | int = o.step if o.step is not None else "best" if o.best else "last"
-        return load_run(folder, which)
+        return load_run(folder, which, o.options if folder == o.checkpoint else None)
 
-    def _nets(self, method: Method) -> dict[str, torch.nn.Module]:
+    def nets(self, method: Method) -> dict[str, torch.nn.Module]:
+        """The networks of a method on this process's device."""
         return {name: net.to(self.device) for name, net in plain_nets(method).items()}
 
     def _common(self) -> dict[str, Any]:
         o = self.options
-        return {"folds": o.folds, "fars": o.far, "on_error": o.on_error, "uneven_folds": o.uneven_folds}
+        return {"folds": o.folds, "fars": o.far or FARS, "on_error": o.on_error, "uneven_folds": o.uneven_folds}
 
     def _verify(self, method: Method, nets: Any, one: VerificationSet) -> SetResult:
         o = self.options
@@ -150,7 +163,7 @@ class Evaluation:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             untrained = method_of(open_checkpoint(run.path, verify=False))
-        nets = self._nets(untrained)
+        nets = self.nets(untrained)
         return {
             "raw_pixels": {one.name: raw_pixels(one, **self._common()) for one in self.sets},
             "untrained": {one.name: self._verify(untrained, nets, one) for one in self.sets},
@@ -183,6 +196,15 @@ def occlusion_protocol(options: Namespace, ratios: list[int] | None = None) -> O
         pad=options.pad,
         grey=options.grey,
     )
+
+
+def _figures(text: str) -> str:
+    """The section of TITLE=FOLDER: its .png files by name. ConfigError where there is none."""
+    title, _, folder = text.partition("=")
+    files = sorted(Path(folder).glob("*.png"))
+    if not files:
+        raise ConfigError(f"--figures {text}: {folder} holds no .png file")
+    return page.section(title, f"From {folder}.", page.faces((f.read_bytes(), f.stem) for f in files))
 
 
 def is_rendered(one: VerificationSet) -> bool:

@@ -144,9 +144,10 @@ def _labels(labels: np.ndarray, count: int, what: str) -> np.ndarray:
 
 
 def pair_products(
-    left: np.ndarray, right: np.ndarray, i: np.ndarray, j: np.ndarray, block: int = 65536
+    left: np.ndarray, right: np.ndarray, i: np.ndarray, j: np.ndarray, block: int = 512
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """(where, left[i], right[j]) block by block as float64, for scores of very many pairs of rows."""
+    """(where, left[i], right[j]) block by block as float64, for scores of very many pairs of rows; a block of rows stays
+    in the cache until it is multiplied."""
     for start in range(0, len(i), block):
         where = slice(start, min(start + block, len(i)))
-        yield where, left[i[where]].astype(np.float64), right[j[where]].astype(np.float64)
+        yield where, *(rows[at[where]].astype(np.float64, copy=False) for rows, at in ((left, i), (right, j)))

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from facex.eval.roc import roc_curve
+from facex.eval.roc import Roc, roc_curve
 
 # Okabe-Ito colours: told apart by colour-blind readers too.
 COLORS = {"trained": "#0072B2", "untrained": "#E69F00", "raw_pixels": "#888888"}
@@ -39,11 +39,16 @@ _STYLE: dict[str, Any] = {
 
 def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> bytes:
     """TAR over FAR on a logarithmic axis; `curves` gives (scores [n], issame [n]) by network."""
+    found = {n: (roc_curve(*data, drop_intermediate=False), int(np.sum(~data[1]))) for n, data in curves.items()}
+    return roc_lines(found, title)
+
+
+def roc_lines(curves: Mapping[str, tuple[Roc, int]], title: str) -> bytes:
+    """As `roc`, of (points of the curve, number of impostor pairs) by network."""
     with _figure(5.2, 4.0) as (figure, axes, out):
         smallest = 1.0
-        for name, (scores, issame) in curves.items():
-            curve = roc_curve(scores, issame, drop_intermediate=False)
-            floor = 0.5 / max(int(np.sum(~issame)), 1)  # half an impostor pair: below it nothing can be said
+        for name, (curve, impostors) in curves.items():
+            floor = 0.5 / max(impostors, 1)  # half an impostor pair: below it nothing can be said
             smallest = min(smallest, floor)
             axes.step(
                 np.maximum(curve.far, floor),
@@ -153,9 +158,12 @@ def occlusion_curves(
     title: str,
     ylabel: str,
     chance: float | None = None,
+    xlabel: str = "occluded area of the picture (%)",
+    marks: Sequence[float] = (),
 ) -> bytes:
     """A line a network over the occluded area; `series` gives (per cent of the area [m], rate [m], half-width of its
-    interval [m], NaN = none) by network. The dotted line is what guessing reaches."""
+    interval [m], NaN = none) by network. The dotted line is what guessing reaches. With `xlabel` over another quantity,
+    and with `marks` (positive) on a logarithmic axis labelled there."""
     with _figure(5.8, 4.2) as (figure, axes, out):
         for name, (area, rate, half) in series.items():
             color, width = _color(name, list(series)), np.nan_to_num(half)
@@ -163,7 +171,11 @@ def occlusion_curves(
             axes.errorbar(area, rate, half, color=color, label=_label(name), marker="o", markersize=4, capsize=2.5)
         if chance is not None:
             axes.axhline(chance, color="#888888", linestyle=":", linewidth=1.2, label="guessing")
-        axes.set(title=title, xlabel="occluded area of the picture (%)", ylabel=ylabel)
+        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        if marks:
+            axes.set_xscale("log")
+            axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
+            axes.set_xticks([], minor=True)
         low, high = axes.get_ylim()  # an interval of few draws may leave 0..1, a rate does not
         axes.set_ylim(max(low, -0.01), min(high, 1.01))
         axes.legend(loc="best")

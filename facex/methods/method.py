@@ -69,6 +69,11 @@ class Context(Protocol):
         """The present value of one of `Method.schedules()`."""
         ...
 
+    def due(self, network: str) -> bool:
+        """Whether the gradients of an Update of `network` count in this global batch. False where the network is stepped on
+        the last of several batches alone (`networks.NAME.every` without `accumulate`): the Update may be left out."""
+        ...
+
     def uniform(self, stream: str, *shape: int) -> Tensor:
         """Random numbers in [0, 1), float32 [b, *shape], keyed by (seed, batches consumed, position of each sample in the
         global batch, stream): the same for one rank and for many, and after a resume."""
@@ -143,6 +148,11 @@ class Method(nn.Module):
     def visuals(self, batch: Batch, ctx: Context) -> Visuals:
         """Pictures and histograms, asked for only when they are due."""
         return Visuals()
+
+    def views(self) -> dict[str, Method]:
+        """Further ways of embedding by name (a masked picture, another flag), evaluated as results of their own beside
+        `embed`; they share this method's networks."""
+        return {}
 
     def inference_module(self, **mode: Any) -> nn.Module:
         """A plain module, tensors in and tensors out, for export."""

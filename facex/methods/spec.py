@@ -57,6 +57,7 @@ class HeadSpec:
     bias: bool = False  # a plain softmax with bias instead of cosines
     normalize: bool = True
     ignore_unlabelled: bool = True  # rows with label -1 neither cost nor count; False: insightface's 69.08 a row
+    weight_decay_schedule: str | None = None  # name in Method.schedules(); its value replaces the centres' weight decay
     options: dict[str, Any] = field(default_factory=dict)  # further MarginHead options by name (docs/architecture.md)
 
 

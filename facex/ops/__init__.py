@@ -15,6 +15,8 @@ from facex.ops.dino_loss import dino_loss
 from facex.ops.extension import extension, extension_available
 from facex.ops.mask_aggregate import mask_aggregate, mask_aggregate_folded
 from facex.ops.patch_sampling import sample_patches
+from facex.ops.region_conv import region_conv
+from facex.ops.region_mask import region_mask
 from facex.ops.region_pool import region_pool
 from facex.ops.rules import Rule
 from facex.ops.step import RowStep
@@ -32,6 +34,8 @@ __all__ = [
     "extension_available",
     "mask_aggregate",
     "mask_aggregate_folded",
+    "region_conv",
+    "region_mask",
     "region_pool",
     "sample_patches",
     "target_cosine",

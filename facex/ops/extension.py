@@ -41,6 +41,8 @@ def extension() -> ModuleType:
     module = _import()
     from facex.ops import mask_aggregate_registration, patch_sampling, registration
     from facex.ops.dino_loss import register as register_dino_loss
+    from facex.ops.region_conv import register as register_region_conv
+    from facex.ops.region_mask import register as register_region_mask
     from facex.ops.region_pool import register as register_region_pool
 
     registration.register()
@@ -48,6 +50,8 @@ def extension() -> ModuleType:
     patch_sampling.register()
     mask_aggregate_registration.register()
     register_region_pool()
+    register_region_mask()
+    register_region_conv()
     return module
 
 

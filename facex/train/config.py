@@ -9,6 +9,7 @@ from facex.data.transforms import Transform
 from facex.methods import Method
 from facex.methods.spec import Source
 from facex.train.samplers import OrderName
+from facex.train.selection import Selection
 
 Precision = Literal["fp32", "bf16", "fp16"]
 ClipScope = Literal["network", "joint", "per_tensor"]
@@ -120,6 +121,8 @@ class NetworkConfig:
     """Factor on the learning rate."""
     every: int = 1
     """The network is stepped once in so many global batches, on the mean gradient of all of them."""
+    accumulate: bool = True
+    """false: on the gradient of the last of the `every` global batches alone; a method need not compute the others."""
     clip: ClipConfig | None = None
     """Gradient clipping of this network."""
 
@@ -239,8 +242,9 @@ class EvaluationConfig:
     """Images of one forward pass."""
     flip: bool = True
     """Fuse the mirrored view, as the method does."""
-    selection: str | None = None
-    """Set (by file name without .bin) whose accuracy chooses the best checkpoint; unset: no best checkpoint is chosen."""
+    selection: str | Selection | None = None
+    """Set (by file name without .bin) whose accuracy chooses the best checkpoint, or a rule (class_path of a Selection);
+    unset: no best checkpoint is chosen."""
 
 
 @dataclass

@@ -14,6 +14,7 @@ from facex.errors import ConfigError
 from facex.methods import Batch, Schedule
 from facex.methods.method import HeadScore
 from facex.train import distributed
+from facex.train.engines import Cadence
 from facex.train.launch import Ranks
 
 
@@ -37,6 +38,7 @@ class Shared:
     ranks: Ranks
     seed: int
     schedules: dict[str, Schedule] = field(default_factory=dict)
+    cadences: Mapping[str, Cadence] = field(default_factory=dict)
 
     def value(self, schedule: str) -> float:
         """The present value of one of the method's schedules."""
@@ -88,6 +90,10 @@ class StepContext:
     def value(self, schedule: str) -> float:
         """The present value of one of `Method.schedules()`."""
         return self._shared.value(schedule)
+
+    def due(self, network: str) -> bool:
+        """Whether an Update of `network` counts in this global batch (networks.*.every without accumulate)."""
+        return self._shared.cadences.get(network, Cadence()).due(self._shared.clock.batches)
 
     @property
     def draws(self) -> Draws:

@@ -32,6 +32,24 @@ class Plan:
     total_batches: int
 
 
+@dataclass(frozen=True)
+class Cadence:
+    """How often a network is stepped: once in `every` global batches, on the mean gradient of all of them, or without
+    `accumulate` on the last one's."""
+
+    every: int = 1
+    accumulate: bool = True
+
+    @property
+    def window(self) -> int:
+        """Global batches whose gradients add up."""
+        return self.every if self.accumulate else 1
+
+    def due(self, batches: int) -> bool:
+        """Whether the gradients of the global batch that follows `batches` consumed ones count."""
+        return self.accumulate or (batches + 1) % self.every == 0
+
+
 class NetworkEngine:
     """A network of a method under DeepSpeed. Call it like the network; `backward` and `step` belong to the trainer."""
 
@@ -53,12 +71,13 @@ class NetworkEngine:
         plan_of_rates: Any = own.schedule or config.schedule
         self.clip: ClipConfig = own.clip or config.trainer.clip
         self.every = own.every
+        self.cadence = Cadence(own.every, own.accumulate)
         self.lr_scale = own.lr_scale
         self.scale = scale
         self.zero = config.trainer.zero
-        self.window = plan.accumulation * self.every
+        self.window = plan.accumulation * self.cadence.window
         # what a micro-batch's loss is divided by
-        self._share = self.every if config.trainer.accumulation == "sum" else self.window
+        self._share = self.cadence.window if config.trainer.accumulation == "sum" else self.window
         groups = method.param_groups(name)
         check_groups(name, self.module, groups)
         steps_per_epoch = max(plan.batches_per_epoch // self.every, 1)
@@ -117,7 +136,7 @@ class NetworkEngine:
 
     def closes(self) -> bool:
         """Whether the window closes with the global batch that is being trained on."""
-        return self.batches_open + 1 >= self.every
+        return self.batches_open + 1 >= self.cadence.window
 
     def overflow(self) -> Tensor | None:
         """This rank's fp16 overflow flag of the window, [1]; None without a loss scale."""

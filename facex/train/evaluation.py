@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from facex.train.checkpoint_files import random_state, restore_random_state
 from facex.train.config import EvaluationConfig
 from facex.train.launch import Ranks
 from facex.train.paths import expand
+from facex.train.selection import Results, SetAccuracy
 from facex.train.setup import Networks
 
 
@@ -65,6 +67,14 @@ def broadcast(tensors: list[Tensor]) -> None:
             dist.broadcast(tensor, 0)
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Of an evaluation: how good its weights are (None: not to be chosen), and whether they are saved in any case."""
+
+    score: float | None = None
+    keep: bool = False
+
+
 class Evaluator:
     """Runs the verification sets of a config; every rank takes part.
 
@@ -77,11 +87,10 @@ class Evaluator:
         if missing := [str(p) for p in paths if not p.exists()]:
             raise ConfigError(f"evaluation.bins: no such file: {', '.join(missing)}")
         self.sets = load_bins(paths)
-        names = [one.name for one in self.sets]
-        if config.selection is not None and config.selection not in names:
-            raise ConfigError(
-                f"evaluation.selection='{config.selection}' is none of the sets in evaluation.bins ({', '.join(names) or 'none'})"
-            )
+        rule = config.selection
+        self.selection = SetAccuracy(rule) if isinstance(rule, str) else rule
+        if self.selection is not None:
+            self.selection.check([one.name for one in self.sets])
 
     def __bool__(self) -> bool:
         return bool(self.sets)
@@ -99,11 +108,11 @@ class Evaluator:
             )
         return plain_results(found)
 
-    def score(self, results: dict[str, dict[str, Any]]) -> float | None:
-        """The accuracy that chooses the best checkpoint; None without a selection set."""
-        if self.config.selection is None:
-            return None
-        return float(results[self.config.selection]["accuracy"])
+    def judge(self, evaluations: Sequence[Results]) -> Verdict:
+        """What the rule of selection says of the last of all evaluations up to now."""
+        if self.selection is None:
+            return Verdict()
+        return Verdict(self.selection.score(evaluations), self.selection.keep(evaluations))
 
 
 def plain_results(found: Any) -> dict[str, dict[str, Any]]:

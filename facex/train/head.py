@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from facex.heads.margin_head import MarginHead
     from facex.train.engines import NetworkEngine
 
+Values = Callable[[str], float]  # the present value of one of the method's schedules
 SMALL = 2**22  # class centres times dimension: 8,192 x 512
 
 
@@ -54,6 +55,7 @@ class TrainedHead:
         self.optimizer = config.optimizer or network_optimizer
         self.sample_rate = spec.sample_rate if config.sample_rate is None else config.sample_rate
         self.decay = self.optimizer.weight_decay if config.weight_decay is None else config.weight_decay
+        self.decay_schedule = spec.weight_decay_schedule if config.weight_decay is None else None
         # The head's rate is a multiple of the network's present rate.
         self._lr_ratio = config.lr_scale
         if config.optimizer is not None and network_optimizer.lr > 0:
@@ -100,12 +102,19 @@ class TrainedHead:
         """The head's learning rate where the network's is `network_lr`."""
         return network_lr * self._lr_ratio
 
-    def prepare(self, network_lr: float) -> None:
-        """Before a backward pass: the rate of the step that it takes, with `fused_step`."""
+    def prepare(self, network_lr: float, value: Values | None = None) -> None:
+        """Before a backward pass: the rate (and scheduled decay) of the step that it takes, with `fused_step`."""
+        self._schedule_decay(value)
         self.module.prepare_step(self.lr(network_lr))
 
-    def step(self, network_lr: float, loss_scale: float, coefficient: float) -> None:
-        """Apply the window. `coefficient` comes from joint clipping; the head's own clipping is done here."""
+    def _schedule_decay(self, value: Values | None) -> None:
+        if self.decay_schedule is not None and value is not None and self.module.optimizer is not None:
+            self.module.optimizer.options.weight_decay = value(self.decay_schedule)
+
+    def step(self, network_lr: float, loss_scale: float, coefficient: float, value: Values | None = None) -> None:
+        """Apply the window. `coefficient` comes from joint clipping; the head's own clipping is done here. `value` gives
+        the scheduled weight decay."""
+        self._schedule_decay(value)
         if self.config.clip > 0:
             norm = float(self.module.grad_sq_norm(loss_scale).sqrt())
             coefficient *= min(1.0, self.config.clip / (norm + 1e-6))

@@ -78,10 +78,11 @@ class Reporter:
             yield f"network  {name}: {engine.optimizer_config.name}, {engine.schedule.describe()}{scale}{every}{clip}"
         if t.head is not None:
             h = t.head
+            decay = f"{h.decay:g}" if h.decay_schedule is None else f"schedule {h.decay_schedule}"
             yield (
                 f"head     {h.classes} classes over {t.ranks.world_size} rank(s), {type(h.module.margin).__name__}, "
                 f"sample rate {h.sample_rate:g}, {h.precision}, {h.optimizer.name}, rate x {h.lr(1.0):g}, "
-                f"weight decay {h.decay:g}"
+                f"weight decay {decay}"
             )
         groups = {n: e.groups for n, e in t.networks.engines.items()}
         count = sum(map(len, groups.values()))

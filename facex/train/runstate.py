@@ -57,13 +57,13 @@ class RunState:
         )
 
     # -- writing ------------------------------------------------------------------------------------------------------
-    def due(self, number: int, end: int, score: float | None) -> bool:
-        """Whether a checkpoint is to be written after global batch `number`: when it is time or a new best was found, and
-        no window of gradients is open (else at the next batch where none is)."""
+    def due(self, number: int, end: int, score: float | None, keep: bool = False) -> bool:
+        """Whether a checkpoint is to be written after global batch `number`: when it is time, a new best was found or the
+        rule of selection says `keep`, and no window of gradients is open (else at the next batch where none is)."""
         every = self._t.config.trainer.checkpoint_every or self._t.loader.batches_per_epoch
         if score is not None and (self.best is None or score > self.best):
             self.best, self._pending = score, True
-        if number % every == 0 or number >= end:
+        if keep or number % every == 0 or number >= end:
             self._pending = True
         if self._pending and (self._t.windows_closed() or number >= self._t.plan.total_batches):
             self._pending = False

@@ -50,11 +50,16 @@ class Stepper:
         generators = [self._generate(b, c) for b, c in zip(batches, contexts, strict=True)]
         done: dict[str, int] = {}
         while (network := self._lock_step(generators, batches, done)) is not None:
-            with self.timer.span("optimizer"):
-                self._applied(network, contexts[0])
+            if self._due(network):
+                with self.timer.span("optimizer"):
+                    self._applied(network, contexts[0])
         for generator in generators:
             generator.close()
         return {name: value / len(batches) for name, value in self._logs.items()}
+
+    def _due(self, network: str) -> bool:
+        """Whether this global batch's gradients of the network count."""
+        return self.engines[network].cadence.due(self.shared.clock.batches)
 
     def _generate(self, batch: Batch, context: StepContext) -> Generator[Update]:
         with torch.no_grad():
@@ -117,13 +122,14 @@ class Stepper:
             self._log("head", output.logs)
         if total is None:
             raise ConfigError(f"an Update of network '{update.network}' has neither losses nor embeddings")
-        self.watch.note(update.network, total, batch.index)
-        if engine.unscaler is not None:
-            engine.unscaler.note(total)
-        if update.embeddings is not None and self.head is not None:
-            self.head.prepare(engine.lr())
-        with self.timer.span("backward"):  # the head's too: it is one graph
-            engine.backward(total, last=last and engine.closes())
+        if self._due(update.network):
+            self.watch.note(update.network, total, batch.index)
+            if engine.unscaler is not None:
+                engine.unscaler.note(total)
+            if update.embeddings is not None and self.head is not None:
+                self.head.prepare(engine.lr(), self.shared.value)
+            with self.timer.span("backward"):  # the head's too: it is one graph
+                engine.backward(total, last=last and engine.closes())
         self._add(f"{prefix}/loss", total)
         self._log(prefix, parts)
         self._log(prefix, update.logs)
@@ -160,7 +166,7 @@ class Stepper:
         lr = engine.lr()
         coefficient = engine.apply(self.shared.value, square if head is not None else None)
         if head is not None:
-            head.step(lr, scale, coefficient)
+            head.step(lr, scale, coefficient, self.shared.value)
 
     def _log(self, prefix: str, values: dict[str, Any]) -> None:
         if self._collect:

@@ -16,7 +16,7 @@ from facex.methods import Batch, HeadSpec
 from facex.train import distributed, launch, setup
 from facex.train.config import TrainConfig
 from facex.train.context import Clock, Shared, StepContext
-from facex.train.evaluation import Evaluator, set_mode
+from facex.train.evaluation import Evaluator, Verdict, set_mode
 from facex.train.head import init_head
 from facex.train.nonfinite import LossWatch
 from facex.train.precision import LossScale
@@ -86,6 +86,7 @@ class Trainer:
             ranks,
             t.seed,
             method.schedules(),
+            {name: engine.cadence for name, engine in self.networks.engines.items()},
         )
         self.watch = LossWatch(ranks, self.output)
         self.guard = StagnationGuard(t.stagnation)
@@ -162,12 +163,11 @@ class Trainer:
         self._watch_plateau(values)
         read = self.reporter.log(values) if log_due else None
         self.reporter.progress()
-        evaluated = self._evaluate_if_due(number)
-        score = None if evaluated is None else self.evaluator.score(evaluated)
-        if self.state.due(number, self.end, score):
+        verdict = self._evaluate_if_due(number)
+        if self.state.due(number, self.end, verdict.score, verdict.keep):
             self.watch.flush()
             with self.reporter.pause():
-                self.state.save(score)
+                self.state.save(verdict.score)
         return read
 
     def _watch_plateau(self, values: dict[str, Tensor]) -> None:
@@ -182,16 +182,16 @@ class Trainer:
             visuals = self.method.visuals(self.method.prepare(batch, context), context)
         self.reporter.visuals(visuals)
 
-    def _evaluate_if_due(self, number: int) -> dict[str, dict[str, Any]] | None:
+    def _evaluate_if_due(self, number: int) -> Verdict:
         every = self.config.evaluation.every or self.loader.batches_per_epoch
         if not self.evaluator or not (number % every == 0 or number == self.plan.total_batches):
-            return None
+            return Verdict()
         self.watch.flush()
         with self.reporter.pause():
             results = self.evaluator.run()
         self.evaluations[str(number)] = results
         self.reporter.evaluation(results)
-        return results
+        return self.evaluator.judge(list(self.evaluations.values()))
 
     def _finish(self, losses: dict[str, float]) -> RunResult:
         result = RunResult(

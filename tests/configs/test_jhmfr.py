@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from facex.commands.demo import read_plan
 from facex.train.parsing import parse
 from tests.configs import recipes
 
@@ -21,14 +22,7 @@ FACET = {
     "ms1mv2_facet_magface.yaml": ("magface", 85742, 1e-3 * 512 / 256),
     "wf42m_facet_magface.yaml": ("magface", 2058932, 7.5e-4 * 512 / 256),
 }
-OURS = {
-    "demo.yaml",
-    "demo_pretrain.yaml",
-    "demo_scratch.yaml",
-    "demo_finetune.yaml",
-    "lfw_small.yaml",
-    "lfw_small_mae.yaml",
-}
+OURS = {"demo.yaml", "demo_mae.yaml", "detector.yaml", "lfw_small.yaml", "lfw_small_mae.yaml", "lfw_small_plain.yaml"}
 SMALL_FACET = [
     "--method.backbone_options",
     "{embed_dim: 16, depth: 2, num_heads: 2, prompt_layers: 2, prompt_tokens: 4}",
@@ -115,6 +109,25 @@ def test_the_published_network_has_29_groups() -> None:
     assert sorted({g.lr_scale for g in groups}) == pytest.approx([0.75**k for k in range(13, -1, -1)])
 
 
+def test_the_arms_differ_in_the_autoencoder_alone() -> None:
+    ours, plain = (recipes.written("jhmfr", f"lfw_small{suffix}.yaml") for suffix in ("", "_plain"))
+    assert ours.pop("init_from") == [{"path": recipes.written("jhmfr", "lfw_small_mae.yaml")["trainer"]["output"]}]
+    assert ours["trainer"].pop("output") != plain["trainer"].pop("output")
+    assert ours == plain
+    plan = read_plan(recipes.CONFIGS / "jhmfr" / "demo.plan.yaml").stages
+    (started, options), (alone, nothing) = ((s.train, s.options) for s in plan if s.folder in ("finetuned", "plain"))
+    assert started == alone and nothing == "" and options == "--init_from '[{path: $output/mae}]'"
+
+
+@pytest.mark.parametrize(("mae", "tuned"), [("demo_mae", "demo"), ("lfw_small_mae", "lfw_small_plain")])
+def test_the_encoder_of_a_small_autoencoder_fits(mae: str, tuned: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACEX_DATA", "data")
+    words = (["--config", str(recipes.CONFIGS / "jhmfr" / f"{name}.yaml")] for name in (mae, tuned))
+    encoder, network = (next(iter(parse(w).config.method.networks().values())) for w in words)
+    shapes = {name: value.shape for name, value in network.state_dict().items() if not name.startswith("prompts")}
+    assert {name: value.shape for name, value in encoder.encoder.state_dict().items()} == shapes
+
+
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four people in `imgs`, and the same pictures as their masked copies."""
@@ -130,3 +143,7 @@ def test_two_steps(name: str, faces: Path, tmp_path: Path) -> None:
     start = [] if name in (MAE, IR100) else ["--init_from", "[]"]
     small = [*SMALL[name], "--method.input.height", "48", "--method.input.width", "48", *start]
     recipes.two_steps("jhmfr", name, faces / "imgs" if name == MAE else faces, tmp_path / "run", *small)
+
+
+def test_two_steps_of_the_detector(faces: Path, tmp_path: Path) -> None:
+    recipes.two_steps("jhmfr", "detector.yaml", faces / "imgs", tmp_path / "run", "--method.flags", "batch")

@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from facex.commands.demo import read_plan
 from facex.train.schedules import GradualCosineSchedule, build_schedule
 from tests.configs import recipes
 
-OURS = {"demo.yaml", "lfw_small.yaml"}
+OURS = {
+    *("demo.yaml", "demo_stage1.yaml", "demo_finetune.yaml"),
+    *("lfw_small.yaml", "lfw_small_finetune.yaml", "lfw_small_scratch.yaml"),
+}
 ALL = sorted(set(recipes.recipe_names("lafs")) - OURS)
 # file: (classes, micro-batch of a GPU, RandAugment's magnitude (None: flip only), mixup's probability). Written from the paper's scripts.
 SUPERVISED: dict[str, tuple[int, int, int | None, float]] = {
@@ -97,6 +101,7 @@ def test_supervised_recipe_equals_the_published_script(name: str) -> None:
     )
     assert config["head"].get("weight_decay") is None  # the class centres decay as the rest
     assert config["data"]["num_classes"] == classes
+    assert config["evaluation"]["selection"]["class_path"].endswith("BestRule")
     kinds = [t["class_path"].rsplit(".", 1)[-1] for t in config["data"]["transforms"]]
     assert kinds == (["HorizontalFlip"] if magnitude is None else ["HorizontalFlip", "RandAugment", "CropJitterErase"])
     if magnitude is not None:
@@ -184,3 +189,43 @@ def test_two_steps(name: str, faces: Path, stage1: Path, tmp_path: Path) -> None
         return
     source = [{"path": str(stage1)}] if recipes.written("lafs", name).get("init_from") else []
     recipes.two_steps("lafs", name, faces, tmp_path / "run", *words, "--init_from", str(source))
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_two_steps_of_ours(name: str, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACEX_DATA", str(tmp_path))
+    words = ["--init_from", "[]"]
+    if recipes.written("lafs", name)["method"]["class_path"] == "LAFSPretrain":
+        words += ["--method.landmarks.random_coordinates", "true"]  # no stage 1 is at hand
+    recipes.two_steps("lafs", name, faces, tmp_path / "run", *words)
+
+
+def test_one_network_goes_through_all_stages_of_ours() -> None:
+    supervised = ("demo_stage1.yaml", "demo_finetune.yaml", "lfw_small_finetune.yaml", "lfw_small_scratch.yaml")
+    methods = [recipes.written("lafs", name)["method"]["init_args"] for name in supervised]
+    assert all(method == methods[0] for method in methods)
+    part = methods[0]["backbone_options"]
+    for name in ("demo.yaml", "lfw_small.yaml"):
+        method = recipes.written("lafs", name)["method"]["init_args"]
+        assert method["backbone_options"].items() <= part.items()
+        landmarks = method["landmarks"]
+        assert (landmarks["count"], landmarks["width"]) == (part["num_patches"], part["landmark_width"])
+        assert (landmarks["coordinate_max"], method["input"]) == (part["coordinate_max"], methods[0]["input"])
+
+
+def test_both_arms_of_ours_differ_in_where_they_start_alone() -> None:
+    first, second = (recipes.written("lafs", f"lfw_small_{arm}.yaml") for arm in ("finetune", "scratch"))
+    landmarks = [source for source in first.pop("init_from") if source["network"] == "landmarks"]
+    assert second.pop("init_from") == landmarks
+    assert first["trainer"].pop("output") != second["trainer"].pop("output")
+    assert first == second
+    plan = read_plan(recipes.CONFIGS / "lafs" / "demo.plan.yaml")
+    trained = {stage.folder: stage for stage in plan.stages if stage.train}
+    assert list(trained)[:2] == ["stage1", "pretrain"]
+    for shots in (1, 2, 4):
+        pretrained, scratch = trained[f"lafs_{shots}"], trained[f"scratch_{shots}"]
+        assert pretrained.train == scratch.train
+        transformer = "{path: $output/pretrain, network: transformer}, "
+        assert pretrained.options.replace(transformer, "").strip() == scratch.options
+        for arm in ("LAFS", "from scratch"):
+            assert f"{arm}@{shots}" in plan.stages[-1].run

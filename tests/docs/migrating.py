@@ -17,6 +17,10 @@ ROOT = Path(__file__).parents[2]
 _COMMAND_MODULES = {
     "magface-range": "facex_magface.range_command",
     "jhmfr-eval": "facex_jhmfr.eval_command",
+    "jhmfr-flags": "facex_jhmfr.flags_command",
+    "jhmfr-pku": "facex_jhmfr.pku_command",
+    "jhmfr-report": "facex_jhmfr.conditions_command",
+    "mask-faces": "facex_jhmfr.mask_command",
     "subset": "facex_lafs.subset_command",
     "lafs-landmarks": "facex_lafs.landmarks_command",
 }

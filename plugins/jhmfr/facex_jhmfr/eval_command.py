@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jsonargparse import ArgumentParser
 
 from facex.errors import ConfigError, VerificationSetError
 from facex.files import write_text
 from facex.inference.embed import pick_device, plain_nets
 from facex.train.load_run import load_run
+from facex_jhmfr.detect import Detector
+from facex_jhmfr.finetune import JHMFR
 from facex_jhmfr.pairs import Pair, parse_pairs
 from facex_jhmfr.protocol import Protocol, Verified, distinct_files, read_flags, verify_files
 
@@ -53,8 +56,8 @@ def build_parser() -> ArgumentParser:
         "--flags",
         type=str,
         default="all_masked",
-        help="flags given to the network: all_masked (JHMFR: every picture of a masked set), by_name, holistic, or a "
-        "file with a line `name flag` for each picture",
+        help="flags given to the network: all_masked (JHMFR: every picture of a masked set), by_name, holistic, both "
+        "(cosines are the mean under either), a file with a line `name flag` for each picture, or a detector's run folder",
     )
     parser.add_argument("--folds", type=int, default=5, help="folds of the accuracy (JHMFR 5, others 10)")
     parser.add_argument("--norm", type=str, default="eval", choices=["eval", "train"], help="pixels over 128 or 127.5")
@@ -69,6 +72,11 @@ def build_parser() -> ArgumentParser:
 
 def read_list(path: Path, form: str) -> list[Pair]:
     """The pairs of a list file; VerificationSetError when it cannot be read, or has none."""
+    if path.suffix.lower() == ".mat":
+        raise VerificationSetError(
+            f"{path}: MATLAB's lists are not read; AgeDB-30's pairs as pictures are insightface's agedb_30.bin (facex eval "
+            "--bin), as a list they are lines `file file 0 or 1` (--set AgeDB30)"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -82,11 +90,22 @@ def read_list(path: Path, form: str) -> list[Pair]:
 def evaluate(options: Any, pairs: list[Pair]) -> Verified:
     """Embed and verify on one device."""
     method, device = load_run(options.checkpoint).method, pick_device(options.device)
+    if options.flags == "both" and isinstance(method, JHMFR):
+        method.inference_flag = "both"
     nets = {name: net.to(device) for name, net in plain_nets(method).items()}
-    given = None if options.flags in RULES else read_flags(options.flags, distinct_files(pairs))
-    rule: Any = "by_name" if given is not None else options.flags
+    given = given_flags(options, distinct_files(pairs))
+    rule: Any = options.flags if options.flags in RULES else "by_name"
     protocol = Protocol(options.folds, options.norm, options.flip, rule, options.batch_size)
     return verify_files(method, nets, options.root, pairs, options.kind, protocol, given, device)
+
+
+def given_flags(options: Any, names: list[str]) -> np.ndarray | None:
+    """bool [n] from a file or a detector; None where a rule makes the flags, or both of them are used."""
+    if options.flags in RULES or options.flags == "both":
+        return None
+    if Path(options.flags).is_dir():
+        return Detector(options.flags, options.device).files(options.root, names)
+    return read_flags(options.flags, names)
 
 
 def as_numbers(found: Verified, pairs: int) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class JHMFR(Recogniser):
         layer_decay: factor on the rate from each layer to the one below it; 1: one rate. FaceT only.
         filter_decay: no weight decay on biases, norms and learned positions; False: on everything.
         weight_decay_range: weight decay at the start and at the end of the run, along a cosine, instead of the
-            optimizer's.
+            optimizer's; of the class centres too, unless head.weight_decay is set.
         freeze_degenerate: leave out of training the biases whose gradient is analytically zero.
         flags: where a training picture's flag comes from. batch: the field that the data set (`MaskedCopies`) or a
             transform made; companion: the data set's companion field `flag`; holistic: every picture is holistic.
@@ -89,6 +89,8 @@ class JHMFR(Recogniser):
             sample_rate=sample_rate,
             head_options={**published, **(head_options or {})},
         )
+        if weight_decay_range is not None and self.head is not None:
+            self.head.weight_decay_schedule = DECAY_SCHEDULE
         self.layer_decay, self.filter_decay, self.weight_decay_range = layer_decay, filter_decay, weight_decay_range
         self.flags, self.inference_flag, self.margin_name = flags, inference_flag, margin
         self.facet: bool = isinstance(self.backbone, FaceT)

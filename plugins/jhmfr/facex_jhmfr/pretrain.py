@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from facex.classification import build_backbone
@@ -17,6 +16,7 @@ from facex_jhmfr import mae
 from facex_jhmfr.facet import FaceT
 from facex_jhmfr.formats import network_format, recognise_autoencoder
 from facex_jhmfr.groups import DECAY_SCHEDULE, decay_groups
+from facex_jhmfr.reconstructions import to_pictures
 
 SHOWN = 10  # pictures of a reconstruction
 
@@ -116,13 +116,7 @@ class JHMFRPretrain(Method):
             return Visuals()  # normalised pixels have lost their patches' colours
         hidden, filled = mae.masked_pictures(images, predictions, masked, self.mae.patch_size)
         shown = {"masked": hidden, "reconstructed": filled, "original": images}
-        return Visuals(images={name: self._to_pictures(x) for name, x in shown.items()})
-
-    def _to_pictures(self, x: Tensor) -> Tensor:
-        """Network input float32 [n, 3, H, W] -> uint8 [n, H, W, 3] RGB."""
-        mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.input.mean, self.input.std))
-        pixels = (x.float() * std + mean).round().clamp(0, 255).to(torch.uint8)
-        return (pixels if self.input.color == "rgb" else pixels.flip(1)).permute(0, 2, 3, 1)
+        return Visuals(images={name: to_pictures(x, self.input) for name, x in shown.items()})
 
     def formats(self) -> list[Format]:
         """JHMFR's MAE file."""

@@ -14,6 +14,9 @@ from facex.errors import CheckpointError, ConfigError
 from facex.heads.margins import ArcFace, CurricularFace, MagFace
 from facex.methods import Source
 from facex.methods.loading import load_sources, method_from_file
+from facex.train.config import HeadConfig, OptimizerConfig
+from facex.train.head import TrainedHead
+from facex.train.launch import Ranks
 from plugins.jhmfr.tests.tiny_jhmfr import SHAPE, batch, context, pretrained, tuned
 
 THIN = {"width": 0.125, "blocks": [1, 1, 1, 1]}
@@ -81,7 +84,19 @@ def test_scheduled_weight_decay() -> None:
     assert {g.weight_decay_schedule for g in groups} == {None, "weight_decay"}
     assert all((g.weight_decay_schedule is None) == (g.weight_decay == 0) for g in groups)
     assert [method.schedules()["weight_decay"].value(k, 10) for k in (0, 5, 10)] == pytest.approx([0.05, 0.125, 0.2])
-    assert tuned().schedules() == {}
+    assert tuned().schedules() == {} and tuned().head.weight_decay_schedule is None
+
+
+def test_the_class_centres_follow_the_scheduled_decay() -> None:
+    ranks = Ranks(0, 1, 0, torch.device("cpu"))
+    optimizer = OptimizerConfig("sgd", lr=0.1, momentum=0.0, weight_decay=0.3)
+    for config, decay in ((HeadConfig(), 0.05), (HeadConfig(weight_decay=0.2), 0.2)):
+        spec = tuned(weight_decay_range=(0.05, 0.2), sample_rate=1.0).head
+        head = TrainedHead(spec, config, optimizer, 4, ranks, 0)
+        before = head.module.weight.detach().clone()
+        head.module(torch.zeros(2, 8, requires_grad=True), torch.tensor([0, 1])).loss.backward()
+        head.step(0.1, 1.0, 1.0, lambda name: {"weight_decay": 0.05}[name])
+        torch.testing.assert_close(head.module.weight.detach(), before * (1 - 0.1 * decay))
 
 
 def test_a_step_uses_each_pictures_flag() -> None:

@@ -4,5 +4,6 @@ mixup."""
 from facex_lafs.augment import CropJitterErase, RandAugment
 from facex_lafs.finetune import LAFS
 from facex_lafs.pretrain import LAFSPretrain
+from facex_lafs.recipe import BestRule
 
-__all__ = ["LAFS", "CropJitterErase", "LAFSPretrain", "RandAugment"]
+__all__ = ["LAFS", "BestRule", "CropJitterErase", "LAFSPretrain", "RandAugment"]

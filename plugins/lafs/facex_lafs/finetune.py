@@ -38,9 +38,6 @@ from facex_lafs.mixup import TRIES, Mixup, mix
 from facex_lafs.networks import PartFViT
 from facex_lafs.overlay import draw_landmarks
 
-# (first epoch, last epoch, weight), epochs from 0 and both included
-PUBLISHED_WEIGHTS = ((0, 7, 1000.0), (8, 13, 100.0), (14, 20, 1.0), (21, 27, 0.11))
-
 
 @dataclass(frozen=True)
 class LandmarkRegulariser:
@@ -142,7 +139,6 @@ class LAFS(Method):
         self.anchor = LandmarkNetwork(self.backbone.num_patches, coordinate_max=self.backbone.coordinate_max)
         self.anchor.stn = copy.deepcopy(self.backbone.stn)
         self.anchor.output_layer = copy.deepcopy(self.backbone.output_layer)
-        self._copy_anchor()
 
     def _copy_anchor(self) -> None:
         """The anchor becomes the landmark network as it is now."""

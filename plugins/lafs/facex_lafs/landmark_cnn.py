@@ -85,13 +85,14 @@ class LandmarkCNN(nn.Module):
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
-        scale = lambda c: max(8, 8 * round(c * width / 8)) if width != 1 else c  # noqa: E731
-        channels = scale(STEM)
+        channels = _scaled(STEM, width)
         stem = nn.Sequential(nn.Conv2d(3, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.Hardswish())
         layers: list[nn.Module] = [stem]
         for kernel, expansion, c_out, se, swish, stride in BLOCKS:
-            layers.append(InvertedResidual(channels, kernel, scale(expansion), scale(c_out), se, swish, stride))
-            channels = scale(c_out)
+            layers.append(
+                InvertedResidual(channels, kernel, _scaled(expansion, width), _scaled(c_out, width), se, swish, stride)
+            )
+            channels = _scaled(c_out, width)
         self.features = nn.Sequential(*layers)
         self.channels = channels
         for module in self.modules():
@@ -103,6 +104,10 @@ class LandmarkCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The map before pooling."""
         return self.features(x)
+
+
+def _scaled(channels: int, width: float) -> int:
+    return channels if width == 1 else max(8, 8 * round(channels * width / 8))
 
 
 def output_layer(channels: int, landmarks: int, dropout: float) -> nn.Sequential:

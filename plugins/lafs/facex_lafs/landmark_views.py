@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from facex.models.common import no_autocast
@@ -36,8 +37,11 @@ class LandmarkNetwork(nn.Module):
 
     def landmarks(self, x: Tensor) -> Tensor:
         """Landmarks [B, N, 2]."""
+        x = x.float()
+        if x.device.type == "cpu" and not self.training:  # its depthwise convolutions take half the time so
+            x = x.contiguous(memory_format=torch.channels_last)
         with no_autocast(x):
-            return normalise_landmarks(self.output_layer(self.stn(x.float()).mean((2, 3))), self.coordinate_max)
+            return normalise_landmarks(self.output_layer(self.stn(x).mean((2, 3))), self.coordinate_max)
 
     def forward(self, x: Tensor) -> Tensor:
         """Landmarks [B, N, 2]."""

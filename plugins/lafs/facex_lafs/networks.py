@@ -5,9 +5,10 @@ Parameter names and their order are those of the official state dicts, so files 
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,22 @@ from facex.ops import sample_patches
 from facex_lafs.landmark_cnn import COORDINATE_MAX, LandmarkCNN, normalise_landmarks, output_layer
 from facex_lafs.transformer import Transformer
 
+Network = TypeVar("Network", bound=nn.Module)
 _B = {"dim": 768, "depth": 12, "heads": 11, "mlp_dim": 2048}
 _S = {"dim": 192, "depth": 6, "heads": 3, "mlp_dim": 384, "num_patches": 64, "input_size": 64, "coordinate_max": 63.0}
+
+
+def takes_options_of(base: type[nn.Module]) -> Callable[[type[Network]], type[Network]]:
+    """Decorates a class whose constructor hands `**options` to `base`: its signature names them, so that a misspelt one
+    is refused by name."""
+
+    def decorate(network: type[Network]) -> type[Network]:
+        own = [p for p in inspect.signature(network).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        both = [*inspect.signature(base).parameters.values(), *own]
+        network.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in both])  # type: ignore[attr-defined]
+        return network
+
+    return decorate
 
 
 @register_backbone("fvit_b", "fViT of LAFS: patches of a grid", **_B)
@@ -123,53 +138,37 @@ class FViT(nn.Module):
 @register_backbone("part_fvit_b_49", "Part fViT: 49 patches of 28", **_B, num_patches=49, patch_size=28)
 @register_backbone("part_fvit_b_16", "Part fViT: 16 patches of 28", **_B, num_patches=16, patch_size=28)
 @register_backbone("part_fvit_s", "a small Part fViT for 64x64 pictures", **_S, landmark_width=0.5)
+@takes_options_of(FViT)
 class PartFViT(FViT):
     """Part fViT: a landmark network, patches around its landmarks, and fViT over them.
 
     Args:
-        dim, depth, heads, head_dim, mlp_dim, num_patches, patch_size, input_size, embedding_size, pool: as in FViT;
-            num_patches is the number of landmarks.
-        dropout, emb_dropout, drop_path, attention_scale: as in FViT.
         landmark_dropout: rate of the dropout on the pooled map.
         landmark_width: factor on the channels of the landmark network.
         coordinate_max: largest coordinate; 111 in every published checkpoint.
         fp16_landmarks: let the run's autocast into the landmark network, as the official trainer does (coordinates
             near 111 are then rounded to 1/16 pixel in fp16, and to 1/2 in bf16); otherwise it runs in float32.
+        options: of FViT; num_patches is the number of landmarks.
     """
 
     def __init__(
         self,
-        dim: int = 768,
-        depth: int = 12,
-        heads: int = 11,
-        head_dim: int = 64,
-        mlp_dim: int = 2048,
-        num_patches: int = 196,
-        patch_size: int = 8,
-        input_size: int | Sequence[int] = 112,
-        embedding_size: int | None = None,
-        pool: Literal["cls", "mean"] = "cls",
-        dropout: float = 0.1,
-        emb_dropout: float = 0.1,
-        drop_path: float = 0.1,
-        attention_scale: float | None = None,
+        *,
         landmark_dropout: float = 0.5,
         landmark_width: float = 1.0,
         coordinate_max: float = COORDINATE_MAX,
         fp16_landmarks: bool = False,
+        **options: Any,
     ) -> None:
-        self._landmark_options = landmark_width, num_patches, landmark_dropout
-        super().__init__(
-            *(dim, depth, heads, head_dim, mlp_dim, num_patches, patch_size, input_size, embedding_size),
-            *(pool, dropout, emb_dropout, drop_path, attention_scale),
-        )
+        self._landmark_options = landmark_width, landmark_dropout
+        super().__init__(**options)
         self.coordinate_max, self.fp16_landmarks = coordinate_max, fp16_landmarks
 
     def make_landmark_network(self) -> None:
         """`stn` and `output_layer`."""
-        width, landmarks, dropout = self._landmark_options
+        width, dropout = self._landmark_options
         self.stn = LandmarkCNN(width)
-        self.output_layer = output_layer(self.stn.channels, landmarks, dropout)
+        self.output_layer = output_layer(self.stn.channels, self.num_patches, dropout)
 
     def landmarks(self, x: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] -> landmarks (x, y) in pixels, [B, N, 2]; float32 unless `fp16_landmarks`."""

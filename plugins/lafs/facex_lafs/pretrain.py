@@ -158,9 +158,8 @@ class LAFSPretrain(Method):
         self._ready = landmarks.random_coordinates
         self.watch = CollapseWatch(probe.collapse_patience)
         self.knn = KnnProbe(probe.knn_data, probe.knn_every, probe.knn_samples)
-        self._sums: list[
-            Tensor
-        ] = []  # of the teacher's logits in the open window: [K + 1], the last number counts rows
+        # of the teacher's logits in the open window: [K + 1], the last number counts rows
+        self._sums: list[Tensor] = []
         self._rows: Tensor | None = None  # a few of the teacher's logits, for the watch
 
     # -- what there is -------------------------------------------------------------------------------------------------
@@ -203,6 +202,7 @@ class LAFSPretrain(Method):
     def prepare(self, batch: Batch, ctx: Context) -> Batch:
         """Views of the pictures as tokens: `extras["views"]`, and their positions where they are not the first."""
         self._check_landmarks()
+        self.knn.read(self.input.color)  # at the first step: what is wrong with the set shows now
         images = batch["image"] if batch.color == "rgb" else batch["image"].flip(3)
         views, positions = self.view_maker.make(images, ctx, ctx.nets.get("landmarks"))
         batch.extras.update(views=views, positions=positions)

@@ -100,14 +100,16 @@ class KnnProbe(nn.Module):
         """Measure where it is due; every rank does the same, and no random state is changed."""
         if self.data is None or self.every < 1 or ctx.step % self.every:
             return
-        images, labels, color = self._read(method.input.color)
+        self.read(method.input.color)
+        assert self._pictures is not None
+        images, labels, color = self._pictures
         with torch.random.fork_rng(devices=[]):
             found = embed_images(method, ctx.nets, images, color, device=ctx.device)
         self.accuracy.fill_(leave_one_out(found.vector, labels))
 
-    def _read(self, color: str) -> tuple[Tensor, Tensor, str]:
-        if self._pictures is None:
-            assert self.data is not None
+    def read(self, color: str) -> None:
+        """Read the pictures, once. DataError for a set on which nothing can be measured."""
+        if self._pictures is None and self.data is not None:
             dataset = open_dataset(os.path.expandvars(self.data), color=color)
             chosen = np.unique(
                 np.linspace(0, len(dataset) - 1, min(self.samples, len(dataset))).round().astype(np.int64)
@@ -119,7 +121,6 @@ class KnnProbe(nn.Module):
                     f"{self.data}: {len(chosen)} pictures without two of any person: no neighbour can be right"
                 )
             self._pictures = rows["image"], rows["label"], dataset.color
-        return self._pictures
 
     def logs(self) -> dict[str, Tensor]:
         """The last accuracy, where there is a probe."""

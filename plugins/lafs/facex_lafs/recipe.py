@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from facex.errors import ConfigError
 from facex.train.schedules import GradualCosineSchedule, Warmup
+from facex.train.selection import Results, Selection
 
 MIN_LR = 1e-6
 
@@ -28,26 +30,48 @@ def finetune_schedule(
     return GradualCosineSchedule(base, cosine, MIN_LR, Warmup(warmup)), epochs * (images // batch) // accumulation
 
 
-@dataclass
-class BestRule:
-    """Which evaluations of fine-tuning are worth a checkpoint; the first benchmark is the one with a bar.
+@dataclass(frozen=True)
+class BestRule(Selection):
+    """Which evaluations of fine-tuning the published script kept; the first set is the one with a bar.
 
-    Kept if the first benchmark is above `always_above`, or if any benchmark is better than ever, or if a share
-    `near_share` of all benchmarks is within `near` of its best (the first one not counted) and the first is above
-    `near_above`.
+    Kept if the first set is above `always_above`, or if any set is better than ever, or if a share `near_share` of all
+    sets is within `near` of its best (the first one not counted) and the first is above `near_above`. Of those that are
+    kept, the one with the highest mean accuracy is the best.
     """
 
     always_above: float = 0.98
+    """Accuracy of the first set (0..1) above which an evaluation is kept."""
     near: float = 0.002
+    """How far from its best a set may be to count as near."""
     near_share: float = 0.75
+    """Share of the sets that must be near."""
     near_above: float = 0.99
-    best: list[float] = field(default_factory=list)
+    """And what the first must exceed then."""
+    best: tuple[float, ...] = ()
+    """Best accuracies from before the first evaluation; empty: zeros."""
 
-    def keep(self, accuracies: Sequence[float]) -> bool:
-        """Whether to keep these accuracies' checkpoint (0..1, always in the same order); the best ones are noted."""
-        best = self.best or [0.0] * len(accuracies)
-        better = any(a > b for a, b in zip(accuracies, best, strict=True))
-        self.best = [max(a, b) for a, b in zip(accuracies, best, strict=True)]
-        close = sum(a >= b - self.near for a, b in zip(accuracies[1:], self.best[1:], strict=True))
-        enough = close >= self.near_share * len(accuracies) and accuracies[0] > self.near_above
-        return accuracies[0] > self.always_above or better or enough
+    def kept(self, rows: Sequence[Sequence[float]]) -> list[bool]:
+        """Whether each of a run's evaluations is kept, from their accuracies (always in the same order of sets)."""
+        best, kept = list(self.best), []
+        for row in rows:
+            before = best or [0.0] * len(row)
+            better = any(a > b for a, b in zip(row, before, strict=True))
+            best = [max(a, b) for a, b in zip(row, before, strict=True)]
+            close = sum(a >= b - self.near for a, b in zip(row[1:], best[1:], strict=True))
+            enough = close >= self.near_share * len(row) and row[0] > self.near_above
+            kept.append(row[0] > self.always_above or better or enough)
+        return kept
+
+    def check(self, sets: Sequence[str]) -> None:
+        """ConfigError for starting values of other sets."""
+        if sets and len(self.best) not in (0, len(sets)):
+            raise ConfigError(f"BestRule: {len(self.best)} values of `best` for {len(sets)} sets in evaluation.bins")
+
+    def keep(self, evaluations: Sequence[Results]) -> bool:
+        """Whether the last one is kept."""
+        return self.kept([[float(one["accuracy"]) for one in results.values()] for results in evaluations])[-1]
+
+    def score(self, evaluations: Sequence[Results]) -> float | None:
+        """The mean accuracy of the last one; None if it is not kept."""
+        accuracies = [float(one["accuracy"]) for one in evaluations[-1].values()]
+        return sum(accuracies) / len(accuracies) if self.keep(evaluations) else None

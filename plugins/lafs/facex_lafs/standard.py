@@ -11,12 +11,13 @@ from torch import Tensor
 from facex.models.common import check_input
 from facex.models.registry import register_backbone
 from facex.ops import sample_patches
-from facex_lafs.networks import FViT
+from facex_lafs.networks import FViT, takes_options_of
 
 NOISE_SIGMA = 3.0  # pixels
 
 
 @register_backbone("fvit_b_standard", "fViT over patches at fixed places (ablation of LAFS)")
+@takes_options_of(FViT)
 class StandardCoordinateViT(FViT):
     """fViT whose patches are read around fixed places: number k at (p/2 + p (k div r), p/2 + p (k mod r)), r = sqrt(N).
 
@@ -29,7 +30,7 @@ class StandardCoordinateViT(FViT):
         options: of FViT.
     """
 
-    def __init__(self, random_prob: bool = False, shuffle: bool = False, **options: Any) -> None:
+    def __init__(self, *, random_prob: bool = False, shuffle: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.random_prob, self.shuffle = random_prob, shuffle
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from facex.models.checkpointing import checkpointed
+from facex.models.common import attention
 
 
 class DropPath(nn.Module):
@@ -41,7 +41,7 @@ class Attention(nn.Module):
         """[B, n, dim] -> the same shape."""
         batch, tokens, _ = x.shape
         q, k, v = self.to_qkv(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        out = attention(q, k, v, self.scale)
         return self.to_out(out.transpose(1, 2).reshape(batch, tokens, -1))
 
 

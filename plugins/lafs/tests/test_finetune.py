@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from facex_lafs.finetune import LAFS, PUBLISHED_WEIGHTS, Decay, LandmarkRegulariser
+from facex_lafs.finetune import LAFS, Decay, LandmarkRegulariser
 from facex_lafs.mixup import TRIES, Mixup, mix
 from facex_lafs.recipe import BestRule, finetune_schedule, scaled_lr
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from facex.methods import Batch, Field, InputSpec
 SMALL: dict[str, Any] = {"dim": 16, "depth": 2, "heads": 2, "head_dim": 8, "mlp_dim": 16, "num_patches": 16}
 PART = {**SMALL, "landmark_width": 0.25, "coordinate_max": 31.0}
 INPUT = InputSpec(32, 32)
+PUBLISHED_WEIGHTS = ((0, 7, 1000.0), (8, 13, 100.0), (14, 20, 1.0), (21, 27, 0.11))
 
 
 def method(**options: Any) -> LAFS:
@@ -172,12 +173,16 @@ def test_published_arguments() -> None:
 
 
 def test_the_rule_for_keeping_checkpoints() -> None:
+    rows = [[0.5, 0.5, 0.5], [0.5, 0.4, 0.5], [0.5, 0.6, 0.4], [0.985, 0.1, 0.1]]
     rule = BestRule()
-    assert rule.keep([0.5, 0.5, 0.5])
-    assert not rule.keep([0.5, 0.4, 0.5])
-    assert rule.keep([0.5, 0.6, 0.4])
-    assert rule.keep([0.985, 0.1, 0.1])
-    assert rule.best == [0.985, 0.6, 0.5]
+    assert rule.kept(rows) == [True, False, True, True]
+    evaluations = [{name: {"accuracy": a} for name, a in zip("abc", row, strict=True)} for row in rows]
+    assert [rule.keep(evaluations[: n + 1]) for n in range(4)] == rule.kept(rows)
+    scores = [rule.score(evaluations[: n + 1]) for n in range(4)]
+    assert scores == [pytest.approx(0.5), None, pytest.approx(0.5), pytest.approx(0.395)]
+    assert BestRule(best=(0.99, 0.7, 0.7)).kept(rows) == [False, False, False, True]
+    with pytest.raises(ConfigError, match=r"1 values of `best` for 2 sets in evaluation\.bins"):
+        BestRule(best=(0.5,)).check(["lfw", "agedb_30"])
 
 
 @pytest.mark.parametrize("bad", [Mixup(alpha=-1), Mixup(alpha=3), Mixup(prob=1.5)])

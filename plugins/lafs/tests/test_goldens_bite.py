@@ -85,7 +85,7 @@ CHANGES: dict[str, tuple[Any, str, Any]] = {
         "weight",
         lambda self, epoch: next((w for a, b, w in self.weights if a <= epoch < b), 0.0),
     ),
-    "need_save": (recipe.BestRule, "keep", lambda self, row: row[0] > self.always_above),
+    "need_save": (recipe.BestRule, "kept", lambda self, rows: [row[0] > self.always_above for row in rows]),
     "lafs_views": (blur, "PASSES", 2),
     "rand_augment_m2": (color, "_GREY", (21845, 21845, 21846)),
     "train_pipeline_ms1m": (tensor_color, "_GREY", (1 / 3, 1 / 3, 1 / 3)),

@@ -201,3 +201,9 @@ def test_sizes_are_counted_without_memory(name: str) -> None:
     info = measure_backbone(name)
     assert info.flops > 1e8
     assert info.embedding_size == (768 if name == "part_fvit_b" else 192)
+
+
+@pytest.mark.parametrize("name", ["part_fvit_b", "fvit_b_standard", "fvit_b"])
+def test_a_misspelt_option_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"backbone '{name}' has no option 'num_patch'; did you mean 'num_patches'"):
+        create_backbone(name, num_patch=16)

@@ -13,7 +13,7 @@ import torch
 from facex_lafs.finetune import LAFS
 
 from facex.data.verification import write_bin
-from facex.errors import CheckpointError, ConfigError, TrainingError
+from facex.errors import CheckpointError, ConfigError, DataError, TrainingError
 from facex.train.load_run import load_run
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -121,8 +121,11 @@ def test_finetuning_on_two_ranks_equals_one_with_accumulation(two: dict[str, Lin
 def test_a_stopped_run_goes_on_bit_for_bit(kind: str, folder: Path) -> None:
     loud = {**TINY, "dropout": 0.2, "drop_path": 0.2}
     make, options = (pretraining, loud) if kind == "pretraining" else (finetuning, {**PART, **loud})
-    whole = train_here(make(folder, f"{kind}_whole", method__backbone_options=options))
-    stopped = train_here(make(folder, f"{kind}_stopped", method__backbone_options=options), stops=(2, 3))
+    more: dict[str, Any] = {"method__backbone_options": options}
+    if kind == "finetuning":  # the frozen landmark network goes on as well
+        more |= {"method__regulariser__weights": [[0, 9, 10.0]], "init_from": [{"path": str(folder / "stage1.pth")}]}
+    whole = train_here(make(folder, f"{kind}_whole", **more))
+    stopped = train_here(make(folder, f"{kind}_stopped", **more), stops=(2, 3))
     assert stopped == whole
     states = [load_run(folder / f"{kind}_{name}").method.state_dict() for name in ("whole", "stopped")]
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
@@ -192,6 +195,21 @@ def test_landmarks_are_regularised_and_layers_have_their_rates(folder: Path) -> 
     assert min(weights) > 0
 
 
+def test_the_published_rule_chooses_checkpoints(folder: Path) -> None:
+    rule = {"class_path": "facex_lafs.BestRule", "init_args": {"always_above": 2.0, "near_above": 2.0}}
+    more: dict[str, Any] = {"evaluation__bins": [str(folder / "val.bin")], "evaluation__every": 1}
+    more |= {"evaluation__selection": rule, "trainer__checkpoint_every": 100, "trainer__keep_last": 0}
+    lines = train_here(finetuning(folder, "chosen", **more))
+    stopped = train_here(finetuning(folder, "chosen_stopped", **more), stops=(3,))
+    accuracies = losses(lines, "eval/val/accuracy")
+    assert losses(stopped, "eval/val/accuracy") == accuracies
+    better = [k + 1 for k, a in enumerate(accuracies) if a > max([0.0, *accuracies[:k]])]
+    for name, also in (("chosen", {6}), ("chosen_stopped", {3, 6})):  # the end, and where it stopped
+        found = {int(path.name.removeprefix("step_")) for path in (folder / name / "checkpoints").glob("step_*")}
+        assert found == {*better, *also}
+        assert load_run(folder / name, "best").meta["score"] == max(accuracies)
+
+
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
@@ -200,6 +218,7 @@ def test_landmarks_are_regularised_and_layers_have_their_rates(folder: Path) -> 
         ({"method__landmarks__sampled": 17}, ConfigError, "landmarks.sampled=17"),
         ({"method__backbone_options": {**TINY, "num_patches": 15}}, ConfigError, "no square number"),
         ({"method__teacher__temp": 0.0}, ConfigError, "temperatures are positive"),
+        ({"method__probe__knn_data": "nowhere"}, DataError, "nowhere: no such file"),
     ],
 )
 def test_pretraining_refuses_in_words(more: dict[str, Any], error: type[Exception], message: str, folder: Path) -> None:

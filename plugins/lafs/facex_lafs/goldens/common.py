@@ -51,7 +51,7 @@ def build(arch: Mapping[str, Any]) -> FViT:
         "attention_scale": arch["attention_scale"],
     }
     if arch.get("use_standcoord"):
-        return StandardCoordinateViT(arch["random_prob"], arch["shuffle"], **options)
+        return StandardCoordinateViT(random_prob=arch["random_prob"], shuffle=arch["shuffle"], **options)
     if arch["with_land"]:
         return PartFViT(landmark_dropout=arch["landmark_dropout"], **options)
     return FViT(**options)

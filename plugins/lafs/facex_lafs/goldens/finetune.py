@@ -224,9 +224,9 @@ def need_save(case: Any) -> dict[str, Any]:
     """The rule over a sequence of evaluations."""
     p = case.params
     rule = BestRule(
-        p["lfw_always_above"], p["near_best"], p["near_best_share"], p["near_best_lfw_above"], list(p["best_start"])
+        p["lfw_always_above"], p["near_best"], p["near_best_share"], p["near_best_lfw_above"], tuple(p["best_start"])
     )
-    return {"save": np.array([rule.keep(row) for row in case.inputs["acc_f64"].tolist()])}
+    return {"save": np.array(rule.kept(case.inputs["acc_f64"].tolist()))}
 
 
 KINDS = {

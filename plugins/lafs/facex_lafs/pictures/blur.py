@@ -5,6 +5,8 @@ Source: Pillow src/libImaging/BoxBlur.c.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,10 +18,12 @@ def gaussian_blur(images: Tensor, radius: Tensor, largest: float | None = None) 
     `largest`: none of them is above this; then nobody waits for the device to tell."""
     reach, inner, edge = box_weights(radius)
     most = int(reach.max() if largest is None else box_weights(torch.tensor([largest]))[0]) + 1
-    x = images.long()
+    x = images.double()  # holds every sum of bytes times 24-bit weights exactly
+    weights = [torch.where(reach >= k, inner, torch.where(reach == k - 1, edge, 0)) for k in range(most + 1)]
+    weights = [w.double().view(-1, 1, 1, 1) for w in weights]
     for axis in (2, 1):
         for _ in range(PASSES):
-            x = _box(x, axis, most, reach, inner, edge)
+            x = _box(x, axis, weights)
     return x.to(torch.uint8)
 
 
@@ -37,14 +41,14 @@ def box_weights(radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return reach.long(), inner, edge
 
 
-def _box(x: Tensor, axis: int, most: int, reach: Tensor, inner: Tensor, edge: Tensor) -> Tensor:
-    """One pass along an axis over windows of up to 2 `most` + 1; pixels beyond the border repeat the last one."""
-    size = x.shape[axis]
-    at = torch.arange(size, device=x.device)
-    total = torch.zeros_like(x)
-    for step in range(-most, most + 1):
-        weight = torch.where(
-            reach >= abs(step), inner, torch.where(reach == abs(step) - 1, edge, torch.zeros_like(edge))
-        )
-        total += weight.view(-1, 1, 1, 1) * x.index_select(axis, (at + step).clamp(0, size - 1))
-    return (total + (1 << 23)) >> 24
+def _box(x: Tensor, axis: int, weights: Sequence[Tensor]) -> Tensor:
+    """One pass along an axis: `weights[k]` for the pixels k before and after; pixels beyond the border repeat the last
+    one."""
+    size, most = x.shape[axis], len(weights) - 1
+    first, last = x.narrow(axis, 0, 1), x.narrow(axis, size - 1, 1)
+    wide = torch.cat([*[first] * most, x, *[last] * most], axis)
+    total = x * weights[0]
+    for k in range(1, most + 1):
+        for step in (-k, k):
+            total.addcmul_(wide.narrow(axis, most + step, size), weights[k])
+    return (total + (1 << 23)).mul_(2.0**-24).floor_()

@@ -62,36 +62,33 @@ def hue(images: Tensor, factor: Tensor) -> Tensor:
 
 def rgb_to_hsv(images: Tensor) -> Tensor:
     """PIL's mode HSV, uint8 [B, H, W, 3]."""
-    red, green, blue = images.float().unbind(-1)
-    high, low = images.float().amax(-1), images.float().amin(-1)
+    red, green, blue = images.permute(3, 0, 1, 2).float().unbind(0)
+    high, low = torch.maximum(red, green).maximum(blue), torch.minimum(red, green).minimum(blue)
     span = high - low
-    flat = span == 0
-    safe = torch.where(flat, torch.ones_like(span), span)
-    rc, gc, bc = (((high - channel) / safe).double() for channel in (red, green, blue))
-    h = torch.where(high == red, bc - gc, torch.where(high == green, 2 + rc - bc, 4 + gc - rc)).float()
+    is_red, is_green = high == red, high == green
+    plus = torch.where(is_red, blue, torch.where(is_green, red, green))
+    minus = torch.where(is_red, green, torch.where(is_green, blue, red))
+    sector = torch.where(is_red, 0, torch.where(is_green, 2, 4)).double()
+    safe = span.clamp(min=1)  # where it is 0, s is 0, and h is what is not looked at
+    h = ((sector + (high - plus) / safe) - (high - minus) / safe).float()
     h = torch.fmod(h.double() / 6 + 1, 1).float()
-    s = span / torch.where(high == 0, torch.ones_like(high), high)
-    zero = torch.zeros_like(h)
-    h, s = (torch.where(flat, zero, (x.double() * 255).trunc().float()) for x in (h, s))
-    return torch.stack([h, s, high], -1).to(torch.uint8)
+    s = span / high.clamp(min=1)
+    h, s = ((x.double() * 255).to(torch.uint8) for x in (h, s))
+    return torch.stack([h.masked_fill(span == 0, 0), s, high.to(torch.uint8)], -1)
 
 
 def hsv_to_rgb(hsv: Tensor) -> Tensor:
-    """From PIL's mode HSV (integers 0..255) to uint8 RGB."""
-    h, s, v = hsv.float().unbind(-1)
-    sector = h * 6 / 255
-    i = sector.floor()
-    f, fs, v64 = (sector - i).double(), (s / 255).double(), v.double()
-    p, q, t = (_round(v64 * (1 - part)) for part in (fs, fs * f, fs * (1 - f)))
-    places = [(v64, t, p), (q, v64, p), (p, v64, t), (p, q, v64), (t, p, v64), (v64, p, q)]
-    rows = torch.stack([torch.stack(choice, -1) for choice in places])
-    index = (i.long() % 6)[None, ..., None].expand(1, *i.shape, 3)
-    rgb = rows.gather(0, index)[0]
-    return torch.where(s[..., None] == 0, v64[..., None], rgb).clamp(0, 255).to(torch.uint8)
+    """From PIL's mode HSV (integers 0..255) to uint8 RGB.
 
-
-def _round(x: Tensor) -> Tensor:
-    return (x + 0.5).floor()  # C's round, of what is not negative
+    Each channel is v (1 - s w), where w goes through 0, a sixth of the circle from 0 to 1, 1, and back.
+    """
+    h, s, v = hsv.permute(3, 0, 1, 2).float().unbind(0)
+    sector, share, v64 = (h * 6 / 255).double(), (s / 255).double(), v.double()
+    red = torch.minimum(sector - 1, 5 - sector)
+    green = torch.maximum(1 - sector, sector - 3)
+    blue = torch.maximum(3 - sector, sector - 5)
+    channels = [v64 * (1 - share * w.clamp(0, 1)) + 0.5 for w in (red, green, blue)]  # C's round, by the cut below
+    return torch.stack([channel.to(torch.uint8) for channel in channels], -1)
 
 
 def solarize(images: Tensor, threshold: int = 128) -> Tensor:

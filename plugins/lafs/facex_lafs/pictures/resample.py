@@ -54,15 +54,19 @@ def resized_crops(
     dtype = torch.float64 if arithmetic == "pil" else torch.float32
     across = blends(left, wide, width, size, kernel, dtype)
     down = blends(top, high, height, size, kernel, dtype)
-    x = images.to(across.dtype).transpose(1, 2).reshape(batch, width, height * channels)
+    x = images.transpose(1, 2).reshape(batch, width, height * channels).to(dtype)
     x = _blend(across, x, arithmetic).view(batch, size, height, channels)
-    x = x.transpose(1, 2).reshape(batch, height, size * channels)
+    x = x.transpose(1, 2).reshape(batch, height, size * channels).to(dtype)
     x = _blend(down, x, arithmetic)
-    return x.round().clamp(0, 255).to(torch.uint8).view(batch, size, size, channels)
+    if arithmetic == "torch":
+        x = x.round_().clamp_(0, 255).to(torch.uint8)
+    return x.view(batch, size, size, channels)
 
 
 def _blend(weights: Tensor, x: Tensor, arithmetic: str) -> Tensor:
+    """Blends of rows: float32 in torch's arithmetic, bytes in PIL's."""
     if arithmetic == "torch":
         return torch.bmm(weights, x)
-    whole = (weights * (1 << _BITS)).abs().add(0.5).floor() * weights.sign()
-    return ((torch.bmm(whole, x) + (1 << (_BITS - 1))) / (1 << _BITS)).floor().clamp(0, 255)
+    whole = (weights * (1 << _BITS)).add_(weights.sign(), alpha=0.5).trunc_()  # rounded away from zero
+    mixed = torch.bmm(whole, x).add_(1 << (_BITS - 1)).mul_(2.0**-_BITS)
+    return mixed.clamp_(0, 255).to(torch.uint8)  # cut, which is down: no value is below 0
