@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from facex.errors import FacexError
 from facex.files import write_json
 from facex.methods import Batch, HeadSpec
 from facex.train import distributed, launch, setup
@@ -163,12 +164,21 @@ class Trainer:
         self._watch_plateau(values)
         read = self.reporter.log(values) if log_due else None
         self.reporter.progress()
-        verdict = self._evaluate_if_due(number)
+        try:
+            verdict = self._evaluate_if_due(number)
+        except Exception as error:
+            # Training is not lost with an evaluation. Only where every rank is here: others may have met no error.
+            if self.ranks.world_size == 1 or isinstance(error, FacexError):
+                self._save_if_due(number, Verdict())
+            raise
+        self._save_if_due(number, verdict)
+        return read
+
+    def _save_if_due(self, number: int, verdict: Verdict) -> None:
         if self.state.due(number, self.end, verdict.score, verdict.keep):
             self.watch.flush()
             with self.reporter.pause():
                 self.state.save(verdict.score)
-        return read
 
     def _watch_plateau(self, values: dict[str, Tensor]) -> None:
         if self.config.trainer.stagnation.window > 0:

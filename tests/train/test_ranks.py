@@ -98,6 +98,7 @@ TWO_RANKS = [
     scenario("half", trainer={"steps": 8, "max_steps": 4}),
     scenario("half_z2", trainer=with_zero(2, steps=8, max_steps=4)),
     scenario("evaluated", evaluation={"every": 7, "selection": "tiny"}, args={"dropout": 0.3}, trainer={"steps": 8}),
+    scenario("unevaluated", "Wrong", args={"fault": "embed"}, evaluation={"every": 100}, trainer={"steps": 6}),
     scenario("nan", args={"poison": 3}),
 ]
 ONE_RANK = [
@@ -359,6 +360,11 @@ def test_evaluation_leaves_training_as_it_was(two: dict[str, Report], folder: Pa
     assert [m["backbone/loss"] for m in lines if "backbone/loss" in m] == losses(two["long"])
     assert two["evaluated"]["weights"] == two["long"]["weights"]
     assert open_checkpoint(folder / "two" / "evaluated", "best").meta["score"] is not None
+
+
+def test_a_failed_evaluation_loses_no_training(two: dict[str, Report], folder: Path) -> None:
+    assert "cannot be embedded" in two["unevaluated"]["error"]
+    assert open_checkpoint(folder / "two" / "unevaluated").meta["batches"] == 6
 
 
 def test_a_nan_loss_ends_every_rank_and_names_the_samples(two: dict[str, Report], folder: Path) -> None:

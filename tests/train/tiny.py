@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facex.errors import DataError
 from facex.heads.margins import ArcFace, MagFace
 from facex.methods import Batch, Embedding, Field, Group, HeadSpec, InputSpec, Method, Schedule, Update
 
@@ -131,7 +132,7 @@ class SmallIResNet(TinyRecogniser):
 
 
 class Wrong(TinyRecogniser):
-    """A recogniser whose training step is wrong in the way that `fault` says."""
+    """A recogniser whose training step, or embedding, is wrong in the way that `fault` says."""
 
     def __init__(self, fault: str) -> None:
         super().__init__()
@@ -151,6 +152,11 @@ class Wrong(TinyRecogniser):
         yield good
         if self.fault == "twice":
             yield Update("backbone", {"more": ctx.nets["backbone"](batch["image"]).square().mean()})
+
+    def embed(self, images: Tensor, nets: Any, side: Any = None, flip: bool = False) -> Embedding:
+        if self.fault == "embed":
+            raise DataError("this picture cannot be embedded")
+        return super().embed(images, nets, side, flip)
 
 
 class TinyPolicy(Method):
