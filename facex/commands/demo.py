@@ -10,6 +10,7 @@ import hashlib
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -172,13 +173,20 @@ def _train(stage: Stage, output: Path, digests: dict[str, str], seed: int | None
 def _launcher() -> tuple[list[str], dict[str, str]]:
     """The start of a command line for every GPU, or else two CPU processes, and its environment."""
     gpus = _gpu_count()
-    launcher = [str(Path(sys.executable).parent / "deepspeed")]
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(_free_port())]
     environment = dict(os.environ)
     if gpus:
         return [*launcher, "--num_gpus", str(gpus)], environment
     environment.setdefault("DS_ACCELERATOR", "cpu")
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
     return [*launcher, "--num_accelerators", "2"], environment
+
+
+def _free_port() -> int:
+    """A port for the ranks to meet at: the launcher's own default is taken where another job runs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _gpu_count() -> int:
