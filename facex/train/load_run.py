@@ -52,7 +52,7 @@ def method_of(checkpoint: Checkpoint, options: Mapping[str, Any] | None = None) 
     try:
         return build_method(spec["class_path"], {**(spec.get("init_args") or {}), **(options or {})})
     except (ConfigError, PluginError) as error:
-        if options:
+        if options and isinstance(error, ConfigError):
             raise ConfigError(f"{where}: with the options {dict(options)}: {error}") from error
         raise CheckpointError(
             f"{where}: its method cannot be loaded; is the plugin installed, in a version that fits? {error}"

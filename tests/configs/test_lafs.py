@@ -207,7 +207,7 @@ def test_one_network_goes_through_all_stages_of_ours() -> None:
     part = methods[0]["backbone_options"]
     for name in ("demo.yaml", "lfw_small.yaml"):
         method = recipes.written("lafs", name)["method"]["init_args"]
-        assert method["backbone_options"].items() <= part.items()
+        assert method["backbone_options"].items() <= {**part, "drop_path": 0.0}.items()  # no names, only a rate
         landmarks = method["landmarks"]
         assert (landmarks["count"], landmarks["width"]) == (part["num_patches"], part["landmark_width"])
         assert (landmarks["coordinate_max"], method["input"]) == (part["coordinate_max"], methods[0]["input"])

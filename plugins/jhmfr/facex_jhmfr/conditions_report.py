@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from jsonargparse import Namespace
+from torch import Tensor
 
 from facex.data.verification import VerificationSet
 from facex.eval import page, plots
 from facex.eval.report import Report, write_report
-from facex.eval.run import SetResult, evaluate_set, load_bins
+from facex.eval.run import FARS, SetResult, embed_set, evaluate_set, load_bins
+from facex.eval.verification import evaluate_pairs
 from facex.inference.embed import pick_device, plain_nets
+from facex.methods import Method
+from facex.methods.method import Nets
 from facex.synth.dataset import STAMP
 from facex.train.load_run import load_run
 from facex_jhmfr.conditions_command import FLAGS
 from facex_jhmfr.detect import Detector
 from facex_jhmfr.finetune import JHMFR
-from facex_jhmfr.masked_pairs import by_conditions
+from facex_jhmfr.masked_pairs import CONDITIONS, by_conditions
 from facex_jhmfr.reconstructions import reconstruct
 
 Results = dict[str, dict[str, SetResult]]
@@ -40,8 +45,8 @@ class Found:
 def evaluate(options: Namespace, folders: Mapping[str, str]) -> Found:
     """Every network on every set under every condition, one network in memory at a time."""
     device = pick_device(options.device)
-    plain = load_bins(options.bin, options.folds)
-    sets = [*by_conditions(plain, options.mask_seed), *load_bins(options.sets, options.folds)]
+    masked = by_conditions(load_bins(options.bin, options.folds), options.mask_seed)
+    sets = [*masked, *load_bins(options.sets, options.folds)]
     found = Found({}, sets, all(is_rendered(one) for one in sets), [("flags", options.flags)])
     if options.flags not in FLAGS:
         found.facts.append(("detector", detect_flags(sets, options)))
@@ -50,14 +55,38 @@ def evaluate(options: Namespace, folders: Mapping[str, str]) -> Found:
         if isinstance(run.method, JHMFR) and options.flags in ("holistic", "masked", "both"):
             run.method.inference_flag = options.flags
         nets = {each: net.to(device) for each, net in plain_nets(run.method).items()}
-        size = options.batch_size
-        found.results[name] = {
-            one.name: evaluate_set(run.method, nets, one, device, size, folds=options.folds) for one in sets
-        }
-        for result in found.results[name].values():
-            result.conditions = {}  # each set is one condition, whatever its flags say
+        own: dict[str, SetResult] = {}
+        for start in range(0, len(masked), len(CONDITIONS)):
+            own |= by_pictures(run.method, nets, sets[start : start + len(CONDITIONS)], options, device)
+        for one in sets[len(masked) :]:
+            own[one.name] = evaluate_set(run.method, nets, one, device, options.batch_size, folds=options.folds)
+        found.results[name] = own
         found.facts.append((name, f"{folder}, step {run.meta.get('step', '?')}"))
     return found
+
+
+def by_pictures(
+    method: Method, nets: Nets, conditions: Sequence[VerificationSet], options: Namespace, device: torch.device
+) -> dict[str, SetResult]:
+    """A set under H-H, H-M and M-M: every picture is embedded once bare and once masked, for H-M takes the first
+    pictures of H-H and the second ones of M-M."""
+    bare, half, both = conditions
+    first, last = (embed_set(method, nets, one, device, options.batch_size) for one in (bare, both))
+    results = {}
+    for one, left, right in ((bare, first, first), (half, first, last), (both, last, last)):
+        rows = _paired(left.vector, right.vector)
+        pairs = evaluate_pairs(rows, one.issame, options.folds, fars=FARS)
+        known = left.quality is not None and right.quality is not None
+        quality = _paired(left.quality, right.quality) if known else None  # type: ignore[arg-type]
+        results[one.name] = SetResult(one.name, pairs, one.issame, quality)
+    return results
+
+
+def _paired(left: Tensor, right: Tensor) -> np.ndarray:
+    """Rows 0, 2, 4, ... of `left` and 1, 3, 5, ... of `right`."""
+    rows: np.ndarray = left.numpy().copy()
+    rows[1::2] = right.numpy()[1::2]
+    return rows
 
 
 def detect_flags(sets: list[VerificationSet], options: Namespace) -> str:

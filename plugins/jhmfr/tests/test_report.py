@@ -17,7 +17,10 @@ from facex.commands.convert import write_run
 from facex.data.imageio import encode_png
 from facex.data.verification import write_bin
 from facex.errors import ConfigError, DataError
+from facex.eval.run import evaluate_set
+from facex.inference.embed import plain_nets
 from facex.synth.dataset import STAMP
+from facex.train.load_run import load_run
 from plugins.jhmfr.tests.test_masks import face
 from plugins.jhmfr.tests.tiny_jhmfr import DECODER, SHAPE, pretrained, tuned
 
@@ -66,6 +69,11 @@ def test_flags_of_every_source(folder: Path) -> None:
         options = conditions_command.build_parser().parse_args([*words, "--device", "cpu", "--flags", source])
         found = evaluate(options, {"net": options.checkpoint})
         scores[source] = found.results["net"]["val-M-M"].pairs.scores
+        half = found.sets[1]
+        method = load_run(folder / "net").method
+        if source == "given":  # the same as embedding that set by itself
+            alone = evaluate_set(method, plain_nets(method), half)
+            np.testing.assert_allclose(alone.pairs.scores, found.results["net"][half.name].pairs.scores, atol=1e-9)
     assert (scores["given"] == scores["masked"]).all() and (scores["both"] != scores["given"]).any()  # all wear masks
     assert found.facts[1][1].endswith(" of 120 pictures")
     with pytest.raises(ConfigError, match="neither one of given, holistic, masked, both nor"):

@@ -10,10 +10,52 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from facex_sarface.options import BaselineConfig
+from facex_sarface.rollout import Rollout
 
 Reduce = Callable[[Tensor], Tensor]
 STD_FLOOR = 1e-3
+
+
+class Baseline(nn.Module):
+    """What is subtracted from the rewards of a micro-batch. Statistics are those of all ranks' pictures in this micro-step; the
+    running mean (`ema`) takes in whole steps, of all ranks and micro-batches."""
+
+    mean: Tensor
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.kind == "ema":
+            self.register_buffer("mean", torch.zeros(()))
+        self._since: Tensor | None = None  # sum and number of the rewards since the last step
+
+    @torch.no_grad()
+    def forward(self, rollout: Rollout, reduce: Reduce) -> Tensor:
+        """Advantages [K, b]; `reduce` sums over ranks."""
+        rewards, kind = rollout.rewards, self.config.kind
+        advantages = rewards
+        if kind == "loo":
+            advantages = rewards - leave_one_out(rewards, rollout.valid, reduce)
+        elif kind == "greedy":
+            assert rollout.greedy is not None
+            advantages = rewards - rollout.greedy
+        elif kind == "ema":
+            advantages = rewards - self.mean
+            counted = torch.where(rollout.valid, rewards, 0)
+            new = torch.stack([counted.sum(), (len(rewards) * rollout.valid.sum()).to(rewards.dtype)])
+            self._since = new if self._since is None else self._since + new
+        return normalized(advantages, rollout.valid, reduce) if self.config.normalize else advantages
+
+    @torch.no_grad()
+    def after_step(self, reduce: Reduce) -> None:
+        """The policy has been stepped."""
+        if self._since is not None:
+            total, count = reduce(self._since)
+            self.mean.lerp_(total / count.clamp(min=1), 1 - self.config.momentum)
+            self._since = None
 
 
 def leave_one_out(rewards: Tensor, valid: Tensor, reduce: Reduce) -> Tensor:

@@ -48,6 +48,8 @@ class LabelledPackOptions:
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 1024 or not 0 <= self.held_out <= 0.5 or not 1 <= self.quality <= 100:
             raise ConfigError("size lies in 16..1024, held_out in 0..0.5, quality in 1..100")
+        if self.align:
+            template(self.size)  # refuses other sizes than its own
 
 
 @dataclass
@@ -79,7 +81,7 @@ def pack_labelled(
     with ExitStack() as stack:
         train = stack.enter_context(_writer(out, options))
         held = stack.enter_context(_writer(out / HELD_OUT, options)) if every else train
-        for number, (one, ready) in enumerate(zip(labelled, _prepared(labelled, options), strict=True)):
+        for number, ready in enumerate(_prepared(labelled, options)):
             if isinstance(ready, DataError):
                 report.left_out += 1
                 report.messages = [*report.messages, str(ready)][:5]
@@ -132,13 +134,14 @@ def fit(image: np.ndarray, labels: np.ndarray, size: int, align: bool) -> tuple[
     labels = resize_map(labels, image.shape[:2])
     corners = template(size)[[0, 1, 3, 4]]
     points = face_points(labels)
-    shrink = max(1, int(1 / np.linalg.norm(umeyama(points, corners)[0, :2])))  # by area first: bilinear would alias
-    small = resize_image(image, (image.shape[0] // shrink, image.shape[1] // shrink)) if shrink > 1 else image
-    matrix = umeyama((points + 0.5) / shrink - 0.5, corners)
-    moved = cv2.warpAffine(
-        labels, umeyama(points, corners), (size, size), flags=cv2.INTER_NEAREST, borderValue=(IGNORE,)
-    )
-    return warp(small, matrix, size), moved
+    matrix = umeyama(points, corners)
+    moved = cv2.warpAffine(labels, matrix, (size, size), flags=cv2.INTER_NEAREST, borderValue=(IGNORE,))
+    shrink = max(1, int(1 / np.linalg.norm(matrix[0, :2])))
+    if shrink == 1:
+        return warp(image, matrix, size), moved
+    height, width = (side // shrink for side in image.shape[:2])
+    small = resize_image(image[: height * shrink, : width * shrink], (height, width))  # bilinear alone would alias
+    return warp(small, umeyama((points + 0.5) / shrink - 0.5, corners), size), moved
 
 
 def face_points(labels: np.ndarray) -> np.ndarray:

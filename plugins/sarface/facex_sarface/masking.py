@@ -131,16 +131,14 @@ class RegionRecogniser(Recogniser):
     def prepare(self, batch: Batch, ctx: Context) -> Batch:
         """Network input, and field `regions`: ids uint8 [b, H, W]."""
         batch = super().prepare(batch, ctx)
-        labels = None
-        if self.parsing == "data":
-            if FIELD not in batch:
-                raise DataError("parsing data: the batch has no field `parsing` (label maps of the training pictures)")
-            labels = batch[FIELD]
-        elif PARSER not in self._loaded and ctx.training:
+        if self.parser is not None and PARSER not in self._loaded and ctx.training:
             raise ConfigError(
-                "the face parser has random weights: --init_from '[{path: swiftl1_fp_128_only.pth, network: parser}]', or "
-                "parsing data for a set with label maps"
+                "the face parser has random weights: --init_from '[{path: swiftl1_fp_128_only.pth, network: parser}]'; for a "
+                "set with label maps no parser is needed: parsing data, method.parser null"
             )
+        if self.parsing == "data" and FIELD not in batch:
+            raise DataError("parsing data: the batch has no field `parsing` (label maps of the training pictures)")
+        labels = batch[FIELD] if self.parsing == "data" else None
         return batch.with_fields(regions=self.regions(batch["image"], ctx.nets, labels))
 
     def regions(self, images: Tensor, nets: Nets, labels: Tensor | None = None) -> Tensor:

@@ -26,7 +26,7 @@ from facex.methods import (
 )
 from facex.methods.method import Nets
 from facex_sarface.actions import bernoulli_entropy, deterministic, pseudo_entropy
-from facex_sarface.baselines import leave_one_out, normalized, surrogate
+from facex_sarface.baselines import Baseline, surrogate
 from facex_sarface.exploration import Explorer
 from facex_sarface.groups import policy_groups
 from facex_sarface.imagenet import imagenet_start
@@ -91,7 +91,6 @@ class SARFace(RegionRecogniser):
     """
 
     stage = 2
-    baseline_mean: Tensor
 
     def __init__(
         self,
@@ -126,12 +125,9 @@ class SARFace(RegionRecogniser):
             raise ConfigError("samples: at least 1; clean_probability: between 0 and 1; removable: at least one region")
         self.policy = self.make_policy()
         self.explorer = Explorer(exploration or ExplorationConfig())
-        self.reward, self.baseline = reward or RewardConfig(), baseline or BaselineConfig()
+        self.reward, self.baseline = reward or RewardConfig(), Baseline(baseline or BaselineConfig())
         self.entropy, self.samples = entropy or EntropyConfig(), samples
         self.rec_bn, self.clean_probability, self.eval_input = rec_bn, clean_probability, eval_input
-        if self.baseline.kind == "ema":
-            self.register_buffer("baseline_mean", torch.zeros(()))
-        self._ema: Tensor | None = None  # sum and number of the rewards since the last step
         self.seen: Seen | None = None
 
     def make_policy(self) -> nn.Module:
@@ -187,7 +183,7 @@ class SARFace(RegionRecogniser):
         actions = self.explorer.draw(policy, "explore", ctx, self.samples)
         judged = [self.judge(batch, ctx, full, sample) for sample in actions]
         greedy = None
-        if self.baseline.kind == "greedy":
+        if self.baseline.config.kind == "greedy":
             greedy = self.judge(batch, ctx, full, deterministic(logits.detach())).reward
         log_prob, probs = policy.log_prob(actions), policy.probs.detach()
         return Rollout(logits, probs, actions, log_prob, full, judged, labels >= 0, greedy)
@@ -203,7 +199,7 @@ class SARFace(RegionRecogniser):
         return Judgement(scores, r, r + sparsity(area, pixels, self.reward), area)
 
     def _policy_update(self, rollout: Rollout, batch: Batch, ctx: Context) -> Update:
-        advantages = self._advantages(rollout, ctx)
+        advantages = self.baseline(rollout, ctx.all_reduce)
         if self.entropy.kind == "pseudo":
             entropy = pseudo_entropy(rollout.log_prob).mean(0)
         else:
@@ -217,30 +213,10 @@ class SARFace(RegionRecogniser):
         self.seen = Seen(batch["image"][:SHOWN], batch["regions"][:SHOWN], rollout.detached())
         return Update(POLICY, losses, logs=logs)
 
-    @torch.no_grad()
-    def _advantages(self, rollout: Rollout, ctx: Context) -> Tensor:
-        """Rewards [K, b] less the baseline; statistics are those of all ranks' pictures of this micro-step."""
-        rewards, kind = rollout.rewards, self.baseline.kind
-        if kind == "loo":
-            advantages = rewards - leave_one_out(rewards, rollout.valid, ctx.all_reduce)
-        elif kind == "greedy":
-            assert rollout.greedy is not None
-            advantages = rewards - rollout.greedy
-        elif kind == "ema":
-            advantages = rewards - self.baseline_mean
-            counted = torch.where(rollout.valid, rewards, 0)
-            new = torch.stack([counted.sum(), (len(rewards) * rollout.valid.sum()).to(rewards.dtype)])
-            self._ema = new if self._ema is None else self._ema + new
-        else:
-            advantages = rewards
-        return normalized(advantages, rollout.valid, ctx.all_reduce) if self.baseline.normalize else advantages
-
     def after_update(self, network: str, ctx: Context) -> None:
-        """The running baseline takes in the rewards of the step, of all ranks and micro-batches."""
-        if network == POLICY and self._ema is not None:
-            total, count = ctx.all_reduce(self._ema)
-            self.baseline_mean.lerp_(total / count.clamp(min=1), 1 - self.baseline.momentum)
-            self._ema = None
+        """The running baseline takes in the rewards of the step."""
+        if network == POLICY:
+            self.baseline.after_step(ctx.all_reduce)
 
     @torch.no_grad()
     def _training_images(self, batch: Batch, ctx: Context) -> Tensor:

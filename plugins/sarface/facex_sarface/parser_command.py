@@ -12,9 +12,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from facex.errors import ConfigError
+from facex_sarface.parser_progress import progress_bar
 
 # What `train` adds to the method's own defaults; options of the command line come later and win.
 DEFAULTS = (
@@ -45,13 +45,22 @@ def train(argv: list[str]) -> int:
         print("usage: facex sarface-parser train DATA RUN [options of facex train]\n")
         print("DATA: a data set with label maps (facex synth, or facex sarface-parser pack). RUN: folder of the run.")
         print(f"{train.__doc__}\nThe same as: facex train {' '.join((*DEFAULTS, *EPOCHS))} ...")
-        print("Sizes: --method.variant l1 (published), l1_tiny or xs; --method.size 128. `facex train --method FaceParser --help`")
+        print(
+            "Sizes: --method.variant l1 (published), l1_tiny or xs; --method.size 128. `facex train --method FaceParser --help`"
+        )
         return 0
+    return run(train_arguments(argv))
+
+
+def train_arguments(argv: list[str]) -> list[str]:
+    """What `facex train` is told for `DATA RUN [options]`. ConfigError without the two."""
     if len(argv) < 2 or any(word.startswith("-") for word in argv[:2]):
-        raise ConfigError("facex sarface-parser train DATA RUN [options]: the data set and the folder of the run come first")
+        raise ConfigError(
+            "facex sarface-parser train DATA RUN [options]: the data set and the folder of the run come first"
+        )
     data, output, *rest = argv
     length = () if any(word.startswith("--trainer.steps") for word in rest) else EPOCHS
-    return run([*DEFAULTS, *length, "--data.path", data, "--trainer.output", output, *rest])
+    return [*DEFAULTS, *length, "--data.path", data, "--trainer.output", output, *rest]
 
 
 def evaluate(argv: list[str]) -> int:
@@ -130,12 +139,22 @@ def _add_maps_options(add: Any) -> None:
 
     add("--size", type=int | None, default=None, help="side that pictures are brought to (pack: 112 if unset)")
     add("--numbering", choices=list(NUMBERINGS), default="celebamask", help="how classes of label maps are numbered")
-    add("--on-missing", choices=["raise", "skip"], default="raise", help="pictures without labels: stop, or leave them out")
+    add(
+        "--on-missing",
+        choices=["raise", "skip"],
+        default="raise",
+        help="pictures without labels: stop, or leave them out",
+    )
 
 
 def add_parser_options(add: Any) -> None:
     """Options of how a parser reads pictures; unset: as its run says, for a file as published."""
-    add("--parser-size", type=int | None, default=None, help="side of the pictures that the parser reads (a file's: 128)")
+    add(
+        "--parser-size",
+        type=int | None,
+        default=None,
+        help="side of the pictures that the parser reads (a file's: 128)",
+    )
     add("--parser-input", choices=["official", "rgb_imagenet"], default=None, help="what it reads (a file's: official)")
     add("--table", type=list[int] | None, default=None, help="the label of each class of a parser with other classes")
     add("--batch-size", type=int, default=64, help="pictures of one forward pass")
@@ -146,11 +165,3 @@ def check_batch_size(value: int) -> None:
     """ConfigError for a batch without pictures."""
     if value < 1:
         raise ConfigError(f"--batch-size {value}: at least one picture is needed")
-
-
-def progress_bar(what: str) -> Progress:
-    """A progress bar on stderr with the rate and the time that is left."""
-    from facex_sarface.region_cache_command import Rate
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def load_parser(
     told by their tensors. Raises CheckpointError for what holds no parser, ConfigError for options that do not fit.
     """
     module, config = _of_run(Path(path)) if Path(path).is_dir() else _of_file(Path(path))
-    given = {"size": size, "input": input, "table": None if table is None else tuple(table)}
+    given: dict[str, Any] = {"size": size, "input": input, "table": None if table is None else tuple(table)}
     config = replace(config, **{name: value for name, value in given.items() if value is not None})
     classes = getattr(module, "classes", None)
     if config.table is not None and classes is not None and len(config.table) != classes:
@@ -82,7 +83,9 @@ def _of_run(folder: Path) -> tuple[nn.Module, ParserConfig]:
     if not isinstance(method, RegionRecogniser) or method.parser is None or method.parser_config is None:
         raise CheckpointError(f"{folder}: a run of {type(method).__name__} without a face parser")
     if not method.parser_config.saved:
-        raise CheckpointError(f"{folder}: its face parser was not saved (parser.saved false): name the parser's own file")
+        raise CheckpointError(
+            f"{folder}: its face parser was not saved (parser.saved false): name the parser's own file"
+        )
     return method.parser, method.parser_config
 
 

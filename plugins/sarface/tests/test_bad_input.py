@@ -104,7 +104,7 @@ def test_no_picture_with_a_label() -> None:
     unknown = batch.with_fields(label=torch.full((6,), -1))
     ctx = SteadyContext(method, head_of(method), unknown)
     rollout = method.roll_out(unknown, ctx)
-    assert torch.isfinite(method._advantages(rollout, ctx)).all() and not rollout.valid.any()
+    assert torch.isfinite(method.baseline(rollout, ctx.all_reduce)).all() and not rollout.valid.any()
 
 
 def test_what_is_missing_is_said() -> None:

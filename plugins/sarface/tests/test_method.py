@@ -140,10 +140,10 @@ def test_the_running_baseline_takes_in_a_whole_step() -> None:
         next(method.training_step(batch, ctx))
         rewards.append(method.seen.rollout.rewards.flatten())
     method.after_update("recogniser", ctx)
-    assert float(method.baseline_mean) == 0
+    assert float(method.baseline.mean) == 0
     method.after_update("policy", ctx)
-    assert float(method.baseline_mean) == pytest.approx(0.1 * float(torch.cat(rewards).mean()), rel=1e-5)
-    assert "baseline_mean" in method.state_dict() and "baseline_mean" not in tiny().state_dict()
+    assert float(method.baseline.mean) == pytest.approx(0.1 * float(torch.cat(rewards).mean()), rel=1e-5)
+    assert "baseline.mean" in method.state_dict() and "baseline.mean" not in tiny().state_dict()
 
 
 def test_what_is_shown() -> None:

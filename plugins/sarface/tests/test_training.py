@@ -15,6 +15,7 @@ from facex_sarface.swiftformer import SwiftFormerParser
 from facex.commands import synth
 from facex.errors import ConfigError
 from facex.train.load_run import load_run
+from facex.train.parsing import parse
 from plugins.sarface.tests.tiny_sarface import PARSER, run, words
 from tests.ports import free_port, job_environment
 
@@ -25,7 +26,6 @@ COMPLETED = [
     *("--method.baseline.kind", "ema", "--method.rec_bn", "train", "--method.clean_probability", "0.5"),
     *("--method.backbone_options", "{width: 0.125, blocks: [1, 1, 1, 1], dropout: 0.4}"),
 ]
-LAST = ["--networks", "{policy: {optimizer: {name: adam, lr: 0.01}}, recogniser: {every: 3, accumulate: false}}"]
 SMALL_PARSER = "{size: 64, saved: %s, options: {widths: [8, 16, 16, 16], depths: [1, 1, 1, 1]}}"
 
 
@@ -80,61 +80,60 @@ def test_the_recogniser_steps_on_the_last_batch_alone(folder: Path, whole: list[
     assert ["recogniser/loss" in m for m in whole] == [False, True] * 3
     assert [m["applied"] for m in whole] == [1, 2, 3, 4, 5, 6]
     run(command(folder, "begun", "policy", "--trainer.max_steps", "1"))
-    run(command(folder, "begun", "policy", "--trainer.max_steps", "2", "--trainer.resume", "auto"))
-    first, second = (load_run(folder / "begun", step).method.state_dict() for step in (1, 2))
-    backbone = [key for key in first if key.startswith("backbone.") and "running_" not in key and "tracked" not in key]
-    fresh = load_run(folder / "whole", 6).method.state_dict()
-    assert all(not torch.equal(first[key], fresh[key]) for key in backbone if first[key].ndim > 1)
-    assert all(not torch.equal(first[key], second[key]) for key in backbone if first[key].ndim > 1)
-    frozen = [key for key in first if key.startswith("backbone.") and ("running_" in key or "tracked" in key)]
-    assert all(torch.equal(first[key], fresh[key]) for key in frozen)
-    assert not any(torch.equal(first[key], second[key]) for key in first if key.startswith("policy.fc"))
+    first, last = (load_run(folder / name).method.state_dict() for name in ("begun", "whole"))
+    torch.manual_seed(0)
+    fresh = parse(command(folder, "fresh")).config.method.state_dict()
+    backbone = [key for key in fresh if key.startswith("backbone.")]
+    statistics = [key for key in backbone if "running_" in key or "tracked" in key]
+    assert all(torch.equal(first[key], fresh[key]) for key in backbone)  # the policy alone has been stepped
+    assert all(torch.equal(last[key], fresh[key]) for key in statistics)
+    assert not any(torch.equal(last[key], fresh[key]) for key in backbone if fresh[key].ndim > 1)
+    assert not any(torch.equal(first[key], fresh[key]) for key in fresh if key.startswith("policy.fc"))
 
 
-@pytest.mark.parametrize("options", [LAST, COMPLETED], ids=["last", "completed"])
-def test_a_stopped_run_goes_on_bit_for_bit(folder: Path, options: list[str], request: pytest.FixtureRequest) -> None:
-    name = request.node.callspec.id
-    run(command(folder, name, "policy", *options))
+def test_a_run_that_stops_between_two_steps_of_the_recogniser_goes_on_bit_for_bit(
+    folder: Path, whole: list[dict[str, Any]]
+) -> None:
+    for more in (["--trainer.max_steps", "3"], ["--trainer.resume", "auto"]):
+        run(command(folder, "stopped", "policy", *more))
+    assert metrics(folder, "stopped") == whole
+    same(weights(folder, "stopped"), weights(folder, "whole"))
+
+
+def test_everything_that_was_completed_resumes_too(folder: Path) -> None:
+    run(command(folder, "completed", "policy", *COMPLETED, "--trainer.steps", "4"))
     for more in (["--trainer.max_steps", "2"], ["--trainer.resume", "auto"]):
-        run(command(folder, f"{name}_stopped", "policy", *options, *more))
-    assert metrics(folder, f"{name}_stopped") == metrics(folder, name)
-    ours, theirs = weights(folder, f"{name}_stopped"), weights(folder, name)
+        run(command(folder, "completed_stopped", "policy", *COMPLETED, "--trainer.steps", "4", *more))
+    assert metrics(folder, "completed_stopped") == metrics(folder, "completed")
+    ours, theirs = weights(folder, "completed_stopped"), weights(folder, "completed")
+    same(ours, theirs)
+    assert "baseline.mean" in theirs and float(theirs["baseline.mean"]) != 0
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], value) for key, value in theirs.items())
-    assert ("baseline_mean" in theirs) == (name == "completed")
 
 
-@pytest.mark.parametrize("saved", [True, False])
-def test_stage_after_stage_with_a_parser_that_never_moves(folder: Path, saved: bool) -> None:
+def test_stage_after_stage_with_a_parser_that_never_moves(folder: Path) -> None:
     torch.manual_seed(9)
     parser = SwiftFormerParser(**PARSER.options)
     torch.save(parser.state_dict(), folder / "parser.pth")
     source = f"{{path: {folder / 'parser.pth'}, network: parser}}"
-    parsed = [
-        "--method.parsing",
-        "parser",
-        "--method.parser",
-        SMALL_PARSER % str(saved).lower(),
-        "--trainer.steps",
-        "2",
-    ]
-    first, second = f"stage1_{saved}", f"stage2_{saved}"
-    run(command(folder, first, "pretrain", *parsed, "--init_from", f"[{source}]"))
-    begun = [
-        *parsed,
-        "--init_from",
-        f"[{{path: {folder / first}, head: true}}, {source}]",
-        "--method.eval_input",
-        "masked",
-    ]
-    result = run(command(folder, second, "policy", *begun))
-    assert result.losses["policy/area"] > 0 and "recogniser/loss" in result.losses
-    method = load_run(folder / second).method
-    same = [torch.equal(value, method.parser.state_dict()[key]) for key, value in parser.state_dict().items()]
+    two = ["--trainer.steps", "2", "--method.parsing", "parser", "--method.parser"]
+    run(command(folder, "first", "pretrain", *two, SMALL_PARSER % "false", "--init_from", f"[{source}]"))
+    begun = ["--init_from", f"[{{path: {folder / 'first'}, head: true}}, {source}]", "--method.eval_input", "masked"]
     images = torch.zeros(1, 3, 48, 48)
-    nets = {**method.networks(), "parser": method.parser}
-    assert all(same) if saved else not all(same)
-    if saved:
-        assert torch.isfinite(method.embed(images, nets).vector).all()
-    else:
-        with pytest.raises(ConfigError, match="holds no face parser"):
-            method.embed(images, nets)
+    for saved in ("true", "false"):
+        result = run(command(folder, f"parser_{saved}", "policy", *two, SMALL_PARSER % saved, *begun))
+        assert result.losses["policy/area"] > 0 and "recogniser/loss" in result.losses
+        method = load_run(folder / f"parser_{saved}").method
+        equal = [torch.equal(value, method.parser.state_dict()[key]) for key, value in parser.state_dict().items()]
+        nets = {**method.networks(), "parser": method.parser}
+        assert all(equal) == (saved == "true")
+        if saved == "true":
+            assert torch.isfinite(method.embed(images, nets).vector).all()
+    with pytest.raises(ConfigError, match="holds no face parser"):
+        method.embed(images, nets)
+    full = load_run(folder / "parser_false", options={"eval_input": "full"}).method
+    assert torch.isfinite(full.embed(images, full.networks()).vector).all()

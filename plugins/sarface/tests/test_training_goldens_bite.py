@@ -110,7 +110,7 @@ def test_every_kind_has_a_change() -> None:
     assert told == {case.key for case, _ in FOUND.values()} == set(golden_training.KINDS)
 
 
-@pytest.mark.parametrize("name", sorted(FOUND))
+@pytest.mark.parametrize("name", sorted({name for name, _, _ in CASES}))
 def test_it_passes(name: str) -> None:
     ok, line = outcome(name)
     assert ok, line
