@@ -69,7 +69,9 @@ def scores_table(scores: dict[str, Any], title: str) -> Table:
             table.add_row(str(row["class"]), row["name"], share, f"{row['iou']:.4f}", f"{row['recall']:.4f}")
     table.add_section()
     if scores["pixels"]:
-        table.add_row("", "mean IoU, pixel accuracy", "", f"{scores['mean_iou']:.4f}", f"{scores['pixel_accuracy']:.4f}")
+        table.add_row(
+            "", "mean IoU, pixel accuracy", "", f"{scores['mean_iou']:.4f}", f"{scores['pixel_accuracy']:.4f}"
+        )
     else:
         table.add_row("", "no pixel is labelled")
     return table
