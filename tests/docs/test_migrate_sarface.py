@@ -22,7 +22,7 @@ save_all_models"""
 
 
 def test_the_page_has_what_it_should() -> None:
-    ours = {name for name in recipes.recipe_names("sarface") if name.startswith(("demo", "lfw", "parser_"))}
+    ours = {name for name in recipes.recipe_names("sarface") if name.startswith(("demo", "lfw"))}
     assert PAGE.recipes() == set(recipes.recipe_names("sarface")) - ours
     options = set(re.findall(r"`--(\w+)`", PAGE.text.split("## Options")[1].split("## What is fixed")[0]))
     assert set(OFFICIAL.split()) <= options
