@@ -8,7 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from facex_jhmfr import eval_command
+from facex_jhmfr import JHMFRDetector, eval_command
+from facex_jhmfr.detect import Detector
 
 from facex.commands.convert import write_run
 from facex.errors import ConfigError, VerificationSetError
@@ -49,6 +50,11 @@ def test_numbers_and_flags(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert by_name["flagged"] == 10
     (folder / "flags.txt").write_text("".join(f"{i}.jpg {int(i < 5)}\n" for i in range(20)))
     assert run(folder, capsys, "--flags", str(folder / "flags.txt"), "--flip", "tensor")["flagged"] == 5
+    assert run(folder, capsys, "--flags", "both")["pairs"] == 20
+    write_run(folder / "detector", JHMFRDetector(), "facex_jhmfr.JHMFRDetector", {}, None, "test")
+    names = [f"{i}.jpg" for i in range(20)]
+    seen = Detector(folder / "detector").files(folder, names)
+    assert run(folder, capsys, "--flags", str(folder / "detector"))["flagged"] == seen.sum()
 
 
 def test_table_and_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,6 +71,7 @@ def test_what_cannot_be(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (("--folds", "0"), ConfigError, "must be at least 1"),
         (("--pairs", str(folder / "empty.list")), VerificationSetError, "holds no pairs"),
         (("--pairs", str(folder / "none.list")), VerificationSetError, "cannot be read as a pair list"),
+        (("--pairs", str(folder / "list.mat")), VerificationSetError, "agedb_30.bin"),
         (("--flags", "guess"), VerificationSetError, "cannot be read as a list of flags"),
         (("--root", str(folder / "run")), VerificationSetError, "cannot be read as a picture"),
     ):
