@@ -2,7 +2,12 @@
 
 
 class FacexError(Exception):
-    """Base of every error that facex raises on purpose; the command line prints its message without a traceback."""
+    """Base of every error that facex raises on purpose; the command line prints its message without a traceback.
+
+    `everywhere`: it was raised on every rank, so that all may go on together.
+    """
+
+    everywhere = False
 
 
 class ConfigError(FacexError):

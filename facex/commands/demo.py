@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
         else:
             _step(stage.title, shlex.split(_fill(stage.run, output)))
     report = output / plan.report
-    shutil.copyfile(report / "results.json", output / "results.json")
+    write_text(output / "results.json", (report / "results.json").read_text(encoding="utf-8"))
     print(f"\nReport: {report / 'index.html'}   results: {output / 'results.json'}")
     print(f"Whole demo: {time.perf_counter() - start:.0f} s")
     return 0

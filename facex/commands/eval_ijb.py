@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from facex.commands.eval_runs import Evaluation
+from facex.commands.eval_runs import Evaluation, named_views
 from facex.data.dataset import default_threads
 from facex.eval.ijb import IJB_FARS
 from facex.eval.ijb_faces import IjbSet, open_ijb
@@ -46,9 +46,9 @@ def evaluate_networks(evaluation: Evaluation, folders: Mapping[str, str]) -> Ijb
     results: dict[str, IjbResult] = {}
     first: LoadedRun | None = None
     for name, folder in folders.items():
-        run = evaluation.load(folder)
+        run = evaluation.load(name, folder)
         first, nets = first or run, evaluation.nets(run.method)
-        views = {f"{name} {view}": viewed for view, viewed in run.method.views().items()}
+        views = named_views(name, run.method, folders)
         for called, method in {name: run.method, **views}.items():
             results[called] = evaluate_ijb(
                 method, nets, one, rules, protocol,

@@ -195,7 +195,7 @@ def _check_report(options: Namespace) -> None:
             raise ConfigError(f"{_flag(name)} does not belong to --protocol {options.protocol}")
     for text in options.figures:
         title, _, folder = text.partition("=")
-        if not title or not any(Path(folder).glob("*.png")):
+        if not title or not folder or not any(Path(folder).glob("*.png")):
             raise ConfigError(f"--figures {text}: write TITLE=FOLDER, a folder with .png files")
     if options.axis:
         from facex.eval.series_page import check_names

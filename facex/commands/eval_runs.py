@@ -33,6 +33,16 @@ Curves = dict[str, dict[str, OcclusionCurve]]
 _OVERLAYS = 2  # faces a condition in the report
 
 
+def named_views(name: str, method: Method, networks: Mapping[str, str]) -> dict[str, Method]:
+    """The further views of a network, by the names of their results; ConfigError where a network is called so."""
+    views = {f"{name} {view}": viewed for view, viewed in method.views().items()}
+    if taken := sorted(set(views) & set(networks)):
+        raise ConfigError(
+            f"{taken[0]!r} is a view of {name!r}; call the network of that name something else (--compare)"
+        )
+    return views
+
+
 class Evaluation:
     """What the options ask for. `device`: that of this process among several, None alone; `first`: whether it
     writes."""
@@ -62,15 +72,15 @@ class Evaluation:
         results: Results = {}
         curves: Curves = {}
         for name, folder in folders.items():
-            run = self.load(folder)
+            run = self.load(name, folder)
             if self.run is None:
                 self.run = run
                 if o.baselines:
                     results |= self._baselines(run)
             nets = self.nets(run.method)
             results[name] = {one.name: self._verify(run.method, nets, one) for one in self.sets}
-            for view, viewed in run.method.views().items():
-                results[f"{name} {view}"] = {one.name: self._verify(viewed, nets, one) for one in self.sets}
+            for called, viewed in named_views(name, run.method, folders).items():
+                results[called] = {one.name: self._verify(viewed, nets, one) for one in self.sets}
             if self.protocol is not None:
                 curves[name] = {one.name: self._occluded(run.method, nets, one) for one in self.sets}
             if run is self.run and self.first:
@@ -82,7 +92,8 @@ class Evaluation:
 
     def ar(self, folder: str) -> ArResult:
         """A run on the AR database."""
-        o, run = self.options, self.load(folder)
+        o = self.options
+        run = self.load(o.name, folder)
         return evaluate_ar(
             run.method,
             self.nets(run.method),
@@ -134,11 +145,11 @@ class Evaluation:
         ]
         return found + [("compared with", text) for text in self.options.compare]
 
-    def load(self, folder: str) -> LoadedRun:
-        """The checkpoint that the options ask for."""
+    def load(self, name: str, folder: str) -> LoadedRun:
+        """The checkpoint that the options ask for; --options belongs to the first network alone."""
         o = self.options
         which: str | int = o.step if o.step is not None else "best" if o.best else "last"
-        return load_run(folder, which, o.options if folder == o.checkpoint else None)
+        return load_run(folder, which, o.options if name == o.name else None)
 
     def nets(self, method: Method) -> dict[str, torch.nn.Module]:
         """The networks of a method on this process's device."""
@@ -162,7 +173,7 @@ class Evaluation:
     def _baselines(self, run: LoadedRun) -> Results:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            untrained = method_of(open_checkpoint(run.path, verify=False))
+            untrained = method_of(open_checkpoint(run.path, verify=False), self.options.options)
         nets = self.nets(untrained)
         return {
             "raw_pixels": {one.name: raw_pixels(one, **self._common()) for one in self.sets},

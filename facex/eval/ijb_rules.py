@@ -182,6 +182,11 @@ def check_search(rules: IjbRules, lists: IjbLists) -> None:
     if lists.probes is None:
         return
     wanted, why = lists.probes.subjects, ""
+    for what, list_ in [("probe", lists.probes), *(("gallery", gallery) for gallery in lists.galleries)]:
+        if (faceless := ~np.isin(list_.templates, lists.faces.templates)).any():
+            raise DataError(
+                f"1:N: {what} template {list_.templates[faceless][0]} has no face in the list of faces; --no-search leaves 1:N out"
+            )
     if rules.search == "adaface":
         people, counts = np.unique(joined(lists.galleries).subjects, return_counts=True)
         single = np.isin(wanted, people[counts == 1])

@@ -56,11 +56,11 @@ def raise_everywhere(error: FacexError | None, world: int) -> None:
         return
     texts: list[Any] = [None] * world
     dist.all_gather_object(texts, None if error is None else str(error))
+    if error is None:
+        error = next((FacexError(f"rank {rank}: {text}") for rank, text in enumerate(texts) if text is not None), None)
     if error is not None:
+        error.everywhere = True
         raise error
-    for rank, text in enumerate(texts):
-        if text is not None:
-            raise FacexError(f"rank {rank}: {text}")
 
 
 def sum_everywhere(values: Tensor, device: torch.device | str) -> Tensor:

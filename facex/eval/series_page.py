@@ -33,7 +33,12 @@ def check_names(networks: Iterable[str]) -> None:
     """ConfigError where there is nothing to draw over: less than two networks called ARM@NUMBER with different
     numbers."""
     networks = list(networks)
-    numbers = {found[1] for found in map(split_name, networks) if found is not None}
+    places = [found for found in map(split_name, networks) if found is not None]
+    numbers = {number for _, number in places}
+    if min(numbers, default=1) <= 0:
+        raise ConfigError(f"--axis: {min(numbers):g} has no place on a logarithmic axis; numbers must be above 0")
+    if doubled := [f"{arm}@{number:g}" for arm, number in places if places.count((arm, number)) > 1]:
+        raise ConfigError(f"--axis: two networks are {doubled[0]}; an arm has one at each number")
     if len(numbers) < 2:
         raise ConfigError(
             f"--axis needs networks called ARM@NUMBER with at least two numbers (--name LAFS@1 --compare LAFS@2=FOLDER ...); "

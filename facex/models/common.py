@@ -49,7 +49,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     there they are written out.
     """
     if q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16):
-        return ((q @ k.transpose(-1, -2)) * scale).softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+        return ((q * scale) @ k.transpose(-1, -2)).softmax(-1, dtype=torch.float32).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 

@@ -34,7 +34,8 @@ def region_conv(regions: Tensor, weight: Tensor, stride: int = 1, padding: int =
         weight = weight.float()
     if choose("region_conv", impl, weight.device.type) == "reference":
         return reference(regions, weight, stride, padding)
-    found: Tensor = torch.ops.facex.region_conv(regions, weight, stride, padding)
+    with torch.autocast(weight.device.type, enabled=False):  # CUDA's convolution inside would go down to 16 bits
+        found: Tensor = torch.ops.facex.region_conv(regions, weight, stride, padding)
     return found
 
 

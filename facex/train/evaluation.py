@@ -112,7 +112,8 @@ class Evaluator:
         """What the rule of selection says of the last of all evaluations up to now."""
         if self.selection is None:
             return Verdict()
-        return Verdict(self.selection.score(evaluations), self.selection.keep(evaluations))
+        alike = [one for one in evaluations if list(one) == list(evaluations[-1])]  # a resumed run may have other sets
+        return Verdict(self.selection.score(alike), self.selection.keep(alike))
 
 
 def plain_results(found: Any) -> dict[str, dict[str, Any]]:

@@ -97,7 +97,10 @@ class Reporter:
         """Average the values over ranks, read them, write them down; returned on every rank. Collective."""
         t = self._t
         names = list(values)
-        means = distributed.all_reduce(torch.stack([values[n].double() for n in names]), "mean").tolist()
+        # a batch in which no network was due has no values
+        means = (
+            distributed.all_reduce(torch.stack([values[n].double() for n in names]), "mean").tolist() if names else []
+        )
         read = dict(zip(names, means, strict=True))
         extra: dict[str, float] = {"epoch": t.clock.batches / t.loader.batches_per_epoch, "applied": t.clock.step}
         for name, engine in t.networks.engines.items():

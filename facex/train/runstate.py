@@ -61,11 +61,14 @@ class RunState:
         """Whether a checkpoint is to be written after global batch `number`: when it is time, a new best was found or the
         rule of selection says `keep`, and no window of gradients is open (else at the next batch where none is)."""
         every = self._t.config.trainer.checkpoint_every or self._t.loader.batches_per_epoch
-        if score is not None and (self.best is None or score > self.best):
+        closed = self._t.windows_closed() or number >= self._t.plan.total_batches
+        if (
+            score is not None and closed and (self.best is None or score > self.best)
+        ):  # else others' weights would be saved
             self.best, self._pending = score, True
         if keep or number % every == 0 or number >= end:
             self._pending = True
-        if self._pending and (self._t.windows_closed() or number >= self._t.plan.total_batches):
+        if self._pending and closed:
             self._pending = False
             return True
         return False

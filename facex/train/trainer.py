@@ -119,6 +119,8 @@ class Trainer:
             self.state.restore_random()
             set_mode(self.method, self.networks, training=True)
             losses: dict[str, float] = {}
+            if resumed is not None and str(self.clock.batches) not in self.evaluations:
+                self._evaluate_if_due(self.clock.batches)  # it had failed, and the checkpoint was written all the same
             for batches in self._batches():
                 losses = self._step(batches) or losses
             self.watch.flush()
@@ -164,14 +166,7 @@ class Trainer:
         self._watch_plateau(values)
         read = self.reporter.log(values) if log_due else None
         self.reporter.progress()
-        try:
-            verdict = self._evaluate_if_due(number)
-        except Exception as error:
-            # Training is not lost with an evaluation. Only where every rank is here: others may have met no error.
-            if self.ranks.world_size == 1 or isinstance(error, FacexError):
-                self._save_if_due(number, Verdict())
-            raise
-        self._save_if_due(number, verdict)
+        self._save_if_due(number, self._evaluate_if_due(number))
         return read
 
     def _save_if_due(self, number: int, verdict: Verdict) -> None:
@@ -181,7 +176,7 @@ class Trainer:
                 self.state.save(verdict.score)
 
     def _watch_plateau(self, values: dict[str, Tensor]) -> None:
-        if self.config.trainer.stagnation.window > 0:
+        if self.config.trainer.stagnation.window > 0 and values:
             losses = torch.stack([v for k, v in values.items() if k.endswith("/loss")]).sum()
             lr = max(e.lr() for e in self.networks.engines.values())
             self.guard.note(distributed.all_reduce(losses, "mean"), self.clock.batches, lr)
@@ -197,8 +192,14 @@ class Trainer:
         if not self.evaluator or not (number % every == 0 or number == self.plan.total_batches):
             return Verdict()
         self.watch.flush()
-        with self.reporter.pause():
-            results = self.evaluator.run()
+        try:
+            with self.reporter.pause():
+                results = self.evaluator.run()
+        except Exception as error:
+            # Training is not lost with an evaluation. Only where every rank is here: others may have met no error.
+            if self.ranks.world_size == 1 or (isinstance(error, FacexError) and error.everywhere):
+                self._save_if_due(number, Verdict())
+            raise
         self.evaluations[str(number)] = results
         self.reporter.evaluation(results)
         return self.evaluator.judge(list(self.evaluations.values()))

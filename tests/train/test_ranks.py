@@ -98,7 +98,6 @@ TWO_RANKS = [
     scenario("half", trainer={"steps": 8, "max_steps": 4}),
     scenario("half_z2", trainer=with_zero(2, steps=8, max_steps=4)),
     scenario("evaluated", evaluation={"every": 7, "selection": "tiny"}, args={"dropout": 0.3}, trainer={"steps": 8}),
-    scenario("unevaluated", "Wrong", args={"fault": "embed"}, evaluation={"every": 100}, trainer={"steps": 6}),
     scenario("nan", args={"poison": 3}),
 ]
 ONE_RANK = [
@@ -114,6 +113,7 @@ ONE_RANK = [
     scenario("summed", trainer={"accumulation": "sum"}, optimizer={"lr": 0.05 / 4, "weight_decay": 4 * 5e-4}),
     *[scenario(f"frozen_{n}", args={"groups": "frozen"}, trainer={"steps": n}) for n in (1, 3, 4)],
     scenario("floor", trainer={**FP16, "fp16_min_scale": 2.0**18}),
+    scenario("unevaluated", "Wrong", args={"fault": "embed"}, evaluation={"every": 100}, trainer={"steps": 6}),
     scenario("iresnet_recomputed", "SmallIResNet", optimizer=SCALED, trainer={"activation_checkpointing": True}),
 ]
 REFUSED = {
@@ -362,9 +362,14 @@ def test_evaluation_leaves_training_as_it_was(two: dict[str, Report], folder: Pa
     assert open_checkpoint(folder / "two" / "evaluated", "best").meta["score"] is not None
 
 
-def test_a_failed_evaluation_loses_no_training(two: dict[str, Report], folder: Path) -> None:
-    assert "cannot be embedded" in two["unevaluated"]["error"]
-    assert open_checkpoint(folder / "two" / "unevaluated").meta["batches"] == 6
+def test_a_failed_evaluation_loses_no_training_and_is_made_up_for(one: dict[str, Report], folder: Path) -> None:
+    assert "cannot be embedded" in one["unevaluated"]["error"]
+    run = folder / "one" / "unevaluated"
+    assert open_checkpoint(run).meta["batches"] == 6
+    healthy = scenario("unevaluated", "TinyRecogniser", evaluation={"every": 100}, trainer={"steps": 6}, keep=True)
+    report = run_scenarios([healthy], folder / "one", 1)["unevaluated"]
+    assert "error" not in report
+    assert "tiny" in json.loads((run / "results.json").read_text())["evaluations"]["6"]
 
 
 def test_a_nan_loss_ends_every_rank_and_names_the_samples(two: dict[str, Report], folder: Path) -> None:
