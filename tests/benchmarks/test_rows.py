@@ -12,6 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 SMALL = {
+    "facet": ["--tiny", "--repeats", "1", "--device", "cpu"],
     "lafs": ["--tiny", "--repeats", "1", "--device", "cpu"],
     "margin_softmax": ["--classes", "2000", "--batch", "8", "--repeats", "1", "--dtypes", "fp32", "--device", "cpu"],
     "mask_aggregate": ["--quick", "--repeats", "1", "--peers", "eager", "--device", "cpu"],
