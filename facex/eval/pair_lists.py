@@ -80,7 +80,7 @@ def read_pairs(
     """Read a list whose pictures lie below `root`.
 
     "lines": a path a line, two lines a pair, the first half of the pairs genuine. "indexed": pairs.txt. None tells them
-    apart by the first line of several words. Errors name list and line; with `missing` "skip", pairs whose picture is
+    apart by the last line, which has several words in pairs.txt alone. Errors name list and line; with `missing` "skip", pairs whose picture is
     missing are left out and counted. Raises VerificationSetError.
     """
     path, root = Path(path), Path(root)

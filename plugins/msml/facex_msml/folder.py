@@ -1,10 +1,12 @@
 """The published code's output folder: `backbone.pth` with the `config.yaml` that tells what the tensors cannot.
 
-`training.log` is kept as it is: text for people.
+Official to facex, `training.log` is kept as it is (text for people), and `config.yaml` as `msml_config.yaml`; facex to
+official, the log has a line for each logged step of `metrics.jsonl`.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +26,7 @@ from facex_msml.network import MSMLNet
 from facex_msml.recipes import CLASSES, OfficialConfig, read_config
 
 WEIGHTS, CONFIG, LOG = "backbone.pth", "config.yaml", "training.log"
+KEPT = "msml_config.yaml"  # the official config in an imported run
 
 
 def read_arguments(folder: Path, skip: bool = True) -> dict[str, Any]:
@@ -52,28 +55,69 @@ def import_folder(folder: Path, output: Path, skip: bool = True) -> str:
     """An output folder -> a facex run of one checkpoint, loaded strictly. Returns a few lines about what was done."""
     arguments = read_arguments(folder, skip)
     report = import_file(folder / WEIGHTS, output, "MSML", arguments, "msml")
+    shutil.copyfile(folder / CONFIG, output / KEPT)
     if (folder / LOG).is_file():
         shutil.copyfile(folder / LOG, output / LOG)
     return report
 
 
 def export_folder(
-    run: Path, output: Path, dataset: str | None = None, batch_size: int = 128, prefix: str = "facex", number: int = 1
+    run: Path,
+    output: Path,
+    dataset: str | None = None,
+    batch_size: int = 128,
+    prefix: str = "facex",
+    number: int = 1,
+    num_classes: int | None = None,
 ) -> str:
     """A facex run -> an output folder that the published code loads: `dataset` is its name for the identities (unset: by
-    their number), `batch_size` that of one GPU."""
+    their number), `num_classes` their number where its config.py was changed, `batch_size` that of one GPU.
+
+    Raises:
+        ConfigError: a folder that is there already, a run that the published code cannot hold, another number of classes.
+        CheckpointError: a run without the weights that belong into the file.
+    """
     if output.exists():
         raise ConfigError(f"{output} is there already: name a new folder")
     loaded = load_run(run)
-    config = _config(loaded.method, dataset or _dataset(loaded.meta.get("num_classes")))
-    config |= {"batch_size": batch_size, "exp_id": number, "output_prefix": prefix}
+    config = _config(loaded.method, _dataset(loaded.meta.get("num_classes"), dataset, num_classes))
+    config |= {"fp16": _fp16(run), "batch_size": batch_size, "exp_id": number, "output_prefix": prefix}
     output.mkdir(parents=True)
-    report = export_run(run, output / WEIGHTS, "msml")
+    try:
+        report = export_run(run, output / WEIGHTS, "msml")
+    except CheckpointError:
+        output.rmdir()
+        raise
     write_text(output / CONFIG, yaml.safe_dump(config, sort_keys=False))
-    for log in (LOG, "metrics.jsonl"):
-        if (run / log).is_file() and not (output / LOG).exists():
-            shutil.copyfile(run / log, output / LOG)
+    if (run / LOG).is_file():
+        shutil.copyfile(run / LOG, output / LOG)
+    elif (run / "metrics.jsonl").is_file():
+        write_text(output / LOG, _log_lines(run / "metrics.jsonl"))
     return report
+
+
+def _fp16(run: Path) -> bool:
+    """Mixed precision as the run's own config says it, or the official one it came from; else the published default."""
+    if (run / KEPT).is_file():
+        return read_config(run / KEPT).fp16
+    if not (run / CONFIG).is_file():
+        return True
+    content = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")) or {}
+    return (content.get("trainer") or {}).get("precision", "fp16") != "fp32"
+
+
+def _log_lines(metrics: Path) -> str:
+    """A line a logged step: its number, the losses, the learning rates."""
+    lines = []
+    for text in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(text)
+        except ValueError:
+            continue  # the last line of a run that was cut off
+        shown = {k: v for k, v in entry.items() if k.endswith("/loss") or k.endswith("/lr") or "/lr/" in k}
+        if "step" in entry and shown:
+            lines.append(f"step {entry['step']}: " + ", ".join(f"{k} {v:.6g}" for k, v in shown.items()) + "\n")
+    return "".join(lines)
 
 
 def _arguments(config: OfficialConfig, skip: bool) -> dict[str, Any]:
@@ -113,14 +157,24 @@ def _disagreements(config: dict[str, Any], file: dict[str, Any]) -> list[str]:
     return [f"{name} is {said} in the one, {held} in the other" for name, said, held in pairs if said != held]
 
 
-def _dataset(classes: int | None) -> str:
-    for name, count in CLASSES.items():
-        if count == classes:
-            return name
-    raise ConfigError(
-        f"the published code knows {', '.join(f'{n} ({c} identities)' for n, c in CLASSES.items())}; this run has "
-        f"{classes}: choose one with --dataset, and set its number of classes in their config.py"
-    )
+def _dataset(classes: int | None, named: str | None = None, changed: int | None = None) -> str:
+    """The published name of the identities: `named`, which must have as many (or `changed`), or the one that has."""
+    known = ", ".join(f"{name} ({count} identities)" for name, count in CLASSES.items())
+    if named is None:
+        for name, count in CLASSES.items():
+            if count == classes:
+                return name
+        raise ConfigError(
+            f"the published code knows {known}; this run has {classes}: choose one with --dataset, set its number of "
+            f"classes in their config.py, and say so with --num-classes {classes}"
+        )
+    expected = CLASSES[named] if changed is None else changed
+    if classes != expected:
+        raise ConfigError(
+            f"--dataset {named} has {expected} identities, this run {classes}; the published code knows {known}. Where "
+            f"their config.py was changed to this number: --num-classes {classes}"
+        )
+    return named
 
 
 def _config(method: Any, dataset: str) -> dict[str, Any]:
@@ -139,7 +193,6 @@ def _config(method: Any, dataset: str) -> dict[str, Any]:
     numbers = [margin.scale, *(getattr(margin, name, 0.0) for name in ("m", "a", "k"))]
     config = {
         "dataset": dataset,
-        "fp16": False,
         "frb_type": net.frb_name,
         "osb_type": "unet",
         "use_osb": net.use_osb,

@@ -21,7 +21,8 @@ def main(argv: list[str]) -> int:
     if not source.is_dir():
         raise CheckpointError(f"{source}: no such folder; a single backbone.pth is for facex convert")
     if (source / "checkpoints").is_dir() or (source / "method.safetensors").is_file():
-        print(folder.export_folder(source, output, options.dataset, options.batch_size, options.prefix, options.number))
+        numbers = (options.batch_size, options.prefix, options.number, options.num_classes)
+        print(folder.export_folder(source, output, options.dataset, *numbers))
     else:
         print(folder.import_folder(source, output, skip=not options.no_skip))
     return 0
@@ -36,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("output", help="new folder")
     parser.add_argument("--no-skip", action="store_true", help="trained by code from before 14 January 2022: z = y + m")
     parser.add_argument("--dataset", choices=["ms1m-retinaface-t2", "webface"], help="the identities, in their words")
+    parser.add_argument("--num-classes", type=int, help="its number of identities, where their config.py was changed")
     parser.add_argument("--batch-size", type=int, default=128, help="batch_size of one GPU, for config.yaml")
     parser.add_argument("--prefix", default="facex", help="output_prefix, for config.yaml")
     parser.add_argument("--number", type=int, default=1, help="exp_id, for config.yaml")

@@ -30,11 +30,16 @@ UNTOLD = (
     "code from before 14 January 2022 had tanh, add and skip false"
 )
 
+NO_PEER = (
+    "the published code loads a peer's weights with this file (frb.peer.*), and this run was given none: train it with "
+    "--init_from '[{path: arcface18.pth, network: peer}]', or write the recognition branch alone (msml-plain)"
+)
 
-def msml_formats(net: nn.Module, teacher: nn.Module | None = None) -> list[Format]:
-    """The layouts of an MSMLNet; the first is the one to write if none is asked for. `teacher`: written as the peer that
-    the published code expects in its file, and never uses when it tests."""
-    return [_whole("msml", True, teacher), _whole("msml-features", False, teacher), _plain(net)]
+
+def msml_formats(net: nn.Module, peer: bool | None = None) -> list[Format]:
+    """The layouts of an MSMLNet; the first is the one to write if none is asked for. `peer`: None without a teacher; with
+    one, its tensors are the network `peer`, and False says that they are still random, which is refused in writing."""
+    return [_whole("msml", True, peer), _whole("msml-features", False, peer), _plain(net)]
 
 
 def split_official(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -74,18 +79,27 @@ def join_official(content: Mapping[str, Any], head: bool = True) -> dict[str, Te
     return state
 
 
-def _whole(name: str, head: bool, teacher: nn.Module | None) -> Format:
+def _whole(name: str, head: bool, peer: bool | None) -> Format:
+    def read(state: dict[str, Any]) -> dict[str, Any]:
+        content = split_official(state)
+        if peer is not None and "peer" in content["meta"]:
+            content["networks"]["peer"] = content["meta"].pop("peer")
+        return content
+
     def write(content: dict[str, Any]) -> dict[str, Any]:
         meta = dict(content.get("meta", {}))
-        if teacher is not None:
-            meta.setdefault("peer", teacher.state_dict())
+        if peer is not None:
+            tensors = content["networks"].get("peer")
+            if not peer or tensors is None:
+                raise CheckpointError(NO_PEER)
+            meta["peer"] = tensors
         return join_official({**content, "meta": meta}, head)
 
     def recognise(state: dict[str, Any]) -> bool:
         return is_official(state) and head == (HEAD in state or f"module.{HEAD}" in state)
 
     what = "backbone.pth" if head else "backbone.pth without its classifier"
-    return Format(name, recognise, split_official, write, f"{what}; {UNTOLD}", "")
+    return Format(name, recognise, read, write, f"{what}; {UNTOLD}", "")
 
 
 def is_official(state: Mapping[str, Any]) -> bool:

@@ -79,6 +79,8 @@ class MSML(Method):
         head_options: further options of MarginHead by name.
     """
 
+    peer_loaded: Tensor  # bool, where there is a peer: whether its weights were loaded
+
     def __init__(
         self,
         margin: Margin,
@@ -121,11 +123,16 @@ class MSML(Method):
         self.segmentation_weight = float(segmentation_weight)
         self.consensus = ConsensusLoss(clamp_min=clamp_min, statistics=statistics)
         self.preparation = Preparation(self.input, gray, light, texture)
+        if self.teacher is not None:
+            # in the checkpoint, so that a run that goes on or is exported knows
+            self.register_buffer("peer_loaded", torch.tensor(False))
+            self.teacher.register_load_state_dict_post_hook(self._note_peer)
         self.needs = frozenset({"image", "label", *(("occlusion",) if data_masks else ())})
         if parts != "osb":
             self.head = _head_spec(margin, self.net.embedding_size, sample_rate, head_options)
         self._warm_start = warm_start
         self._loaded: set[str] = set()
+        self._checked = False  # at the first batch, and not again
         self._shown: tuple[Tensor, Tensor, Tensor] | None = None  # input, mask, logits of the last micro-batch
 
     @property
@@ -142,8 +149,11 @@ class MSML(Method):
         return {"msml": self.net}
 
     def frozen(self) -> dict[str, Frozen]:
-        """`peer`, the teacher, where there is one."""
-        return {} if self.teacher is None else {"peer": Frozen(self.teacher)}
+        """`peer`, the teacher, where there is one; the checkpoint keeps it."""
+        return {} if self.teacher is None else {"peer": Frozen(self.teacher, saved=True)}
+
+    def _note_peer(self, *_: Any) -> None:
+        self.peer_loaded.fill_(True)
 
     def param_groups(self, network: str) -> list[Group]:
         """A group a part (osb, fm_ops, frb), with its factor on the learning rate."""
@@ -159,10 +169,10 @@ class MSML(Method):
 
     def prepare(self, batch: Batch, ctx: Context) -> Batch:
         """Grey, size, light, texture and normalisation; the mask at the network's size."""
-        self._check_ready(batch)
+        self._check_ready(batch, ctx)
         return self.preparation(batch, ctx)
 
-    def _check_ready(self, batch: Batch) -> None:
+    def _check_ready(self, batch: Batch, ctx: Context) -> None:
         if self.segments and "occlusion" not in batch:
             raise DataError(
                 "MSML's segmentation branch learns from occlusion masks, and the batch has none: put a transform that "
@@ -171,15 +181,21 @@ class MSML(Method):
             )
         if self._wants_original and "original" not in batch:
             raise DataError("the peer sees the clean picture: put KeepOriginal before Occlude in data.transforms")
-        if self.peer is not None and self.peer.kd_weight and "peer" not in self._loaded:
+        if self._checked:
+            return
+        if self.peer is not None and self.peer.kd_weight and not self.peer_loaded:
             raise ConfigError("the peer has random weights: --init_from '[{path: arcface18.pth, network: peer}]'")
+        if not ctx.step:  # a run that goes on has both branches from its checkpoint
+            self._check_branches()
+        self._checked = True
+
+    def _check_branches(self) -> None:
         if self.parts == "recognition" and not {"osb", "msml"} & self._loaded:
             raise ConfigError(
                 "parts recognition leaves the segmentation branch as it was loaded, and init_from brings none: "
                 "--init_from '[{path: runs/osb, network: osb}]'"
             )
         if self._warm_start and not {"frb", "msml"} & self._loaded:
-            self._warm_start = False
             warnings.warn(
                 "warm_start: these learning rates suppose a trained recognition branch, and init_from brings none",
                 stacklevel=2,
@@ -257,7 +273,7 @@ class MSML(Method):
 
     def formats(self) -> list[Format]:
         """The official `backbone.pth`; plain backbones for the recognition branch and the peer."""
-        return msml_formats(self.net, self.teacher)
+        return msml_formats(self.net, None if self.teacher is None else bool(self.peer_loaded))
 
     @classmethod
     def recognise(cls, state: Mapping[str, Any]) -> dict[str, Any] | None:

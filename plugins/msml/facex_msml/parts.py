@@ -65,7 +65,7 @@ def tensors_of(path: str | Path) -> dict[str, Tensor]:
 def _load_part(module: nn.Module, source: Source, state: Mapping[str, Tensor]) -> LoadReport:
     where, own = str(source.path), module.state_dict()
     needed = [key for key in own if not key.startswith(_OWN) and not key.endswith(_OPTIONAL)]
-    prefix = _prefix(needed, state)
+    prefix = _prefix(needed, state, str(source.network))
     if prefix is None:
         raise CheckpointError(
             f"{where}: holds no {source.network} ({type(module).__name__}); its names: {shorten(list(state))}"
@@ -76,10 +76,11 @@ def _load_part(module: nn.Module, source: Source, state: Mapping[str, Tensor]) -
     return replace(report, loaded=sorted(found), missing=sorted({*report.missing, *absent}))
 
 
-def _prefix(needed: Sequence[str], state: Mapping[str, Tensor]) -> str | None:
-    """What stands before the names in the file: the prefix under which most of them are, the shortest of equals."""
+def _prefix(needed: Sequence[str], state: Mapping[str, Tensor], network: str) -> str | None:
+    """What stands before the names in the file: the prefix under which most of them are; of equals the network's own
+    (a peer has the names of the recognition branch), then the shortest."""
     ends = (needed[0], needed[-1])
     candidates = {name.removesuffix(key) for name in state for key in ends if name.endswith(key)}
     counts = {prefix: sum(prefix + key in state for key in needed) for prefix in candidates}
-    best = max(candidates, key=lambda p: (counts[p], -len(p), p), default=None)
+    best = max(candidates, key=lambda p: (counts[p], f".{p}".endswith(f".{network}."), -len(p), p), default=None)
     return best if best is not None and 2 * counts[best] >= len(needed) else None

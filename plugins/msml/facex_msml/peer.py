@@ -14,9 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from facex.errors import ConfigError
+from facex.ops.mask_aggregate_reference import combine
 from facex_msml.fm import FMConfig, FMOperator, activate
 
 
@@ -68,16 +70,24 @@ class PeerFMOperator(FMOperator):
 
     def forward(self, y: Tensor, o: Tensor, teacher: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """y, teacher [B, C, H, W], o [B, 18, H, W] -> z [B, C, H, W], and the mean squared distance of each picture
-        float32 [B] (None without a teacher's map)."""
-        a = self.preactivation(y, o)
-        mask = activate(a, self.config.activation).to(y.dtype)
-        weight = 1 - mask if self.conv_m is None else self.conv_m(mask)
-        own = self.conv1(weight * y)
-        z = self.masked(y, a, own)
+        float32 [B] (None without a teacher's map). The mask, its weight and their products are float32, z is of y's type."""
+        c, mask = self.config, activate(self.preactivation(y, o), self.config.activation)
+        wide = y.to(mask.dtype)
+        weight = self._weight(mask)
+        own = self.conv1(weight * wide)
+        z = combine(wide, mask, c.arith, c.div_eps) + own
+        z = (z + wide if c.skip else z).to(y.dtype)
         if teacher is None:
             return z, None
         theirs = self.conv2(weight * teacher)
         return z, (theirs.float() - own.float()).square().flatten(1).mean(1)
+
+    def _weight(self, mask: Tensor) -> Tensor:
+        """mbar, in the mask's precision even under autocast."""
+        if self.conv_m is None:
+            return 1 - mask
+        with torch.autocast(mask.device.type, enabled=False):
+            return self.conv_m(mask)
 
 
 def _two_convs(channels: int) -> nn.Sequential:

@@ -26,11 +26,27 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"{output} is there already: name a new file")
     config = read_config(options.input)
     content = training_config(config, options.gpus, options.data, options.resume, not options.no_occ)
-    if options.resume:  # the weights lie beside the config
-        content["init_from"][0]["path"] = str(Path(options.input).parent / "backbone.pth")
+    weights = Path(options.input).parent / "backbone.pth"  # beside the config
+    if options.resume:
+        content["init_from"][0]["path"] = str(weights)
     write_text(output, yaml.safe_dump(content, sort_keys=False))
     print(f"{output}: train with `deepspeed --num_gpus {options.gpus} --module facex train --config {output}`")
+    if config.peer_params.use_ori and not (options.resume and _holds_peer(weights)):
+        source = f"{{path: {config.frb_type}.pth, network: peer}}"
+        print(
+            f"the peer (use_ori) needs the weights of a plain {config.frb_type}: add {source} to init_from in {output}"
+        )
     return 0
+
+
+def _holds_peer(weights: Path) -> bool:
+    """Whether a `backbone.pth` brings the peer, which `init_from` then reads with the rest."""
+    from facex.methods.loading import read_state
+    from facex_msml.formats import PEER
+
+    if not weights.is_file():
+        return False
+    return any(key.removeprefix("module.").startswith(PEER) for key in read_state(weights))
 
 
 def build_parser() -> argparse.ArgumentParser:

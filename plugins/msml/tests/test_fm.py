@@ -109,6 +109,28 @@ def test_the_arithmetic_is_float32_under_autocast() -> None:
     torch.testing.assert_close(z.double(), 1 + torch.exp(-a.double()) + 1, rtol=0.02, atol=0)
 
 
+@pytest.mark.parametrize("mask_trans", ["conv", "invert"])
+def test_the_teachers_terms_are_float32_under_autocast(mask_trans: str) -> None:
+    """A weight of 1 - m = 2 ** -10, which bfloat16 rounds to 0, still reaches the output and the distance."""
+    operator = PeerFMOperator(8, FMConfig(1, 0), PeerConfig(False, mask_trans)).eval()  # type: ignore[arg-type]
+    y, o = (t.detach().float() for t in draw(operator, 3))
+    operator.float()
+    with torch.no_grad():
+        operator.same_conv.weight.fill_(6.9375 / 26)  # a = 6.9375
+        o.fill_(1), y.fill_(1)
+        if operator.conv_m is not None:
+            conv = operator.conv_m[0]
+            conv.weight.zero_(), conv.bias.fill_(1), operator.conv_m[1].reset_parameters()
+            conv.weight[range(8), range(8), 1, 1] = -1
+        with torch.autocast("cpu", torch.bfloat16):
+            a = operator.preactivation(y, o)
+            z, distance = operator(y.bfloat16(), o, torch.full_like(y, 1024).bfloat16())
+    kept = torch.sigmoid(-a.float())
+    assert distance is not None and kept.min() > 0 and kept.max() < 2e-3
+    torch.testing.assert_close(z, torch.full_like(z, 2))
+    torch.testing.assert_close(distance, (1023 * kept).square().mean((1, 2, 3)), rtol=1e-2, atol=0)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -34,7 +34,7 @@ def official(frb: str = "iresnet18", peer: bool = False, **options: Any) -> dict
     torch.manual_seed(1)
     size = 256 if frb == "lightcnn" else 512
     if peer:
-        options["peer"] = PeerConfig(use_decoder=True)
+        options["peer"] = PeerConfig(use_decoder=frb != "lightcnn")
     net = MSMLNet(frb, **{**WIDTHS, **options})  # type: ignore[arg-type]
     state = {k: v for k, v in net.state_dict().items() if k.startswith("frb.")}
     if peer:
@@ -112,9 +112,41 @@ def test_the_peer_is_ignored_where_it_is_not_wanted_and_kept_where_it_is() -> No
     content = layouts["msml"].read(state)
     load_network(net, content["networks"]["msml"], "file", "msml")
     assert list(layouts["msml"].write(content)) == list(state)
-    teacher = build_teacher(width=0.125, input_size=32)
-    written = formats.msml_formats(net, teacher)[0].write({**content, "meta": {}})
-    assert list(written) == list(state)
+    layout = formats.msml_formats(net, True)[0]
+    kept = layout.read(state)
+    assert set(kept["networks"]) == {"msml", "peer"} and kept["meta"] == {}
+    written = layout.write(kept)
+    assert list(written) == list(state) and all(torch.equal(written[k], v) for k, v in state.items())
+    with pytest.raises(CheckpointError, match="this run was given none"):
+        formats.msml_formats(net, False)[0].write(kept)
+
+
+@pytest.mark.parametrize("frb", ["iresnet18", "lightcnn"])
+def test_the_peer_comes_back_with_its_weights(frb: str, tmp_path: Path) -> None:
+    state = official(frb, peer=True)
+    torch.save(state, tmp_path / "backbone.pth")
+    found = recognise_file(state, "backbone.pth")[1]
+    options = json.dumps({**found, **SMALL})
+    assert convert(tmp_path / "backbone.pth", tmp_path / "run", "--method", "MSML", "--options", options) == 0
+    assert convert(tmp_path / "run", tmp_path / "back.pth", "--to", "msml") == 0
+    back = read_state(tmp_path / "back.pth")
+    assert list(back) == list(state)
+    assert all(torch.equal(back[k], v) for k, v in state.items())
+
+
+def test_a_run_without_the_peers_weights_writes_no_random_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = official(peer=True)
+    arguments = {**(formats.recognise_official(state) or {}), **SMALL}
+    torch.save({k: v for k, v in state.items() if not k.startswith("frb.peer.")}, tmp_path / "backbone.pth")
+    options = json.dumps(arguments)
+    assert convert(tmp_path / "backbone.pth", tmp_path / "run", "--method", "MSML", "--options", options) == 0
+    for layout in ("msml", "msml-features"):
+        assert convert(tmp_path / "run", tmp_path / "back.pth", "--to", layout) != 0
+        assert "network: peer" in capsys.readouterr().err
+        assert not (tmp_path / "back.pth").exists()
+    assert convert(tmp_path / "run", tmp_path / "plain.pth", "--to", "msml-plain") == 0
 
 
 def test_what_the_names_tell() -> None:
@@ -215,13 +247,26 @@ def test_an_output_folder_there_and_back(
     assert "choose one with --dataset" in capsys.readouterr().err
     assert not second.exists()
     options = ["--dataset", "webface", "--batch-size", "80", "--prefix", "ires18_msml", "--number", "3"]
+    assert cli.main(["msml-folder", str(run), str(second), *options]) != 0
+    assert "webface has 10572 identities, this run 5" in capsys.readouterr().err
+    assert not second.exists()
+    options += ["--num-classes", "5"]
     assert cli.main(["msml-folder", str(run), str(second), *options]) == 0
     written, read = read_state(second / "backbone.pth"), read_state(first / "backbone.pth")
     assert list(written) == list(read)
     assert all(torch.equal(written[k], read[k]) for k in read)
     config = yaml.safe_load((second / "config.yaml").read_text(encoding="utf-8"))
-    assert config == {**CONFIG, "fp16": False}
-    assert (second / "training.log").is_file()
+    assert config == CONFIG
+    assert (second / "training.log").read_text(encoding="utf-8") == "Training: step 1\n"
+    (run / "msml_config.yaml").unlink()
+    (run / "training.log").unlink()
+    (run / "config.yaml").write_text("trainer: {precision: fp32}\n", encoding="utf-8")
+    entry = {"step": 20, "msml/loss": 11.5, "msml/head": 11.0, "epoch": 0.5, "msml/lr": 0.004}
+    (run / "metrics.jsonl").write_text(json.dumps(entry) + '\n{"step": 30, "lfw": 0.9}\n{"st', encoding="utf-8")
+    third = tmp_path / "third"
+    assert cli.main(["msml-folder", str(run), str(third), *options]) == 0
+    assert (third / "training.log").read_text(encoding="utf-8") == "step 20: msml/loss 11.5, msml/lr 0.004\n"
+    assert yaml.safe_load((third / "config.yaml").read_text(encoding="utf-8")) == {**CONFIG, "fp16": False}
 
 
 def test_an_incomplete_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

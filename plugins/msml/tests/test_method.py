@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from facex.heads.margins import Softmax
 from facex.inference.embed import embed_images
 from facex.methods import Batch, Field, Source
 from facex.train.config import OptimizerConfig
+from facex.train.method_state import load_method_state, method_state
 from facex.train.optim import check_groups, resolve_groups
 
 NET: dict[str, Any] = {"input_size": 32, "width": 0.125, "blocks": [1, 1, 1, 1], "osb_width": 0.125}
@@ -51,7 +53,12 @@ def context(method: MSML, count: int = 6) -> Any:
     draws = Draws(0, 0, torch.arange(count))
     nets: dict[str, Any] = {**method.networks(), **{k: v.module for k, v in method.frozen().items()}}
     return SimpleNamespace(
-        nets=nets, uniform=draws.uniform, normal=draws.normal, mean=lambda v: v.mean(), all_reduce=lambda t, op="sum": t
+        step=0,
+        nets=nets,
+        uniform=draws.uniform,
+        normal=draws.normal,
+        mean=lambda v: v.mean(),
+        all_reduce=lambda t, op="sum": t,
     )
 
 
@@ -179,7 +186,7 @@ def test_a_warning_where_a_warm_start_is_missing(tmp_path: Path) -> None:
 def test_peer(tmp_path: Path) -> None:
     method = make(peer=PeerConfig(kd_weight=0.5, use_decoder=True, decoder_weight=2.0), light=False)
     teacher = method.frozen()["peer"]
-    assert (teacher.mode, teacher.saved) == ("eval", False)
+    assert (teacher.mode, teacher.saved) == ("eval", True)
     teacher.module.eval()
     with pytest.raises(DataError, match="KeepOriginal before Occlude"):
         step(method, make_batch())
@@ -200,6 +207,55 @@ def test_peer(tmp_path: Path) -> None:
     assert method.net.frb.fm_ops[0].conv2[0].weight.grad.abs().sum() > 0
     silent = make(peer=PeerConfig(kd_weight=0.0))
     assert set(step(silent, make_batch()).losses) == {"segmentation"}
+
+
+def test_a_run_that_goes_on_has_its_parts_from_the_checkpoint(tmp_path: Path) -> None:
+    """Neither the branch, nor the peer, nor a warm start is asked for again after the first applied step."""
+    plain = build_teacher("iresnet18", 16, 32, 0.125, [1, 1, 1, 1])
+    torch.save(plain.state_dict(), tmp_path / "arcface.pth")
+    options: dict[str, Any] = {"peer": PeerConfig(), "warm_start": True, "parts": "recognition"}
+    first, again = make(**options), make(**options)
+    first.init_from([Source(tmp_path / "arcface.pth", network="peer")])
+    load_method_state(again, method_state(first), "checkpoint")
+    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in again.frozen()["peer"].module.state_dict().items())
+    batch = make_batch(original=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ctx = context(again)
+        ctx.step = 3
+        again.prepare(batch, ctx)
+    bare = make(**options)
+    ctx.step = 3
+    with pytest.raises(ConfigError, match="the peer has random weights"):
+        bare.prepare(batch, ctx)  # the checkpoint held none
+
+
+def test_parts_of_a_file_with_a_peer_are_told_apart(tmp_path: Path) -> None:
+    """The peer has the names of the recognition branch, in an official file and in a run's."""
+    method = make(peer=PeerConfig())
+    net, peer = method.net.state_dict(), method.frozen()["peer"].module.state_dict()
+    marked = {k: torch.full_like(v, 2) for k, v in peer.items()}
+    for own, theirs in (("", "frb.peer."), ("networks.msml.", "frozen.peer.")):
+        torch.save(
+            {own + k: v for k, v in net.items()} | {theirs + k: v for k, v in marked.items()}, tmp_path / "x.pth"
+        )
+        other = make(peer=PeerConfig())
+        before = {k: v.clone() for k, v in net.items()}
+        other.init_from([Source(tmp_path / "x.pth", network=name) for name in ("frb", "peer")])
+        found = other.frozen()["peer"].module.state_dict()
+        assert all(torch.equal(found[k], v) for k, v in marked.items())
+        assert all(torch.equal(v, before[k]) for k, v in other.net.state_dict().items() if k.startswith("frb."))
+
+
+def test_a_whole_official_file_brings_its_peer(tmp_path: Path) -> None:
+    """What a recipe of `msml-recipe --resume` reads."""
+    source, method = make(peer=PeerConfig()), make(peer=PeerConfig())
+    peer = {k: torch.full_like(v, 2) for k, v in source.frozen()["peer"].module.state_dict().items()}
+    file = {**source.net.state_dict(), **{f"frb.peer.{k}": v for k, v in peer.items()}}
+    torch.save(file, tmp_path / "backbone.pth")
+    method.init_from([Source(tmp_path / "backbone.pth")])
+    assert all(torch.equal(v, peer[k]) for k, v in method.frozen()["peer"].module.state_dict().items())
+    method.prepare(make_batch(original=True), context(method))
 
 
 def test_without_the_segmentation_branch_it_is_the_backbone_alone() -> None:

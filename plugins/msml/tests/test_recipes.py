@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from facex_msml import recipe_command
 from facex_msml.recipe_files import training_config
@@ -112,6 +113,22 @@ def test_the_command_writes_a_recipe_that_parses(tmp_path: Path, capsys: pytest.
     assert (resolved["trainer"]["global_batch"], resolved["trainer"]["epochs"]) == (64, 20)
     with pytest.raises(ConfigError, match="is there already"):
         recipe_command.main(arguments[1:])
+
+
+def test_the_command_says_that_a_peer_needs_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**ARC18, "peer_params": {"use_ori": True}}))
+    start = ["msml-recipe", str(tmp_path / "config.yaml")]
+    says = "add {path: iresnet18.pth, network: peer} to init_from"
+    assert cli.main([*start, str(tmp_path / "a.yaml")]) == 0
+    assert says in capsys.readouterr().out
+    assert cli.main([*start, str(tmp_path / "b.yaml"), "--resume", "5"]) == 0  # no backbone.pth
+    assert says in capsys.readouterr().out
+    torch.save({"frb.fc.weight": torch.zeros(1)}, tmp_path / "backbone.pth")
+    assert cli.main([*start, str(tmp_path / "c.yaml"), "--resume", "5"]) == 0
+    assert says in capsys.readouterr().out
+    torch.save({"frb.peer.fc.weight": torch.zeros(1)}, tmp_path / "backbone.pth")
+    assert cli.main([*start, str(tmp_path / "d.yaml"), "--resume", "5"]) == 0
+    assert says not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from facex_msml.network import build_teacher
 
+from facex.commands.convert import export_run
 from facex.errors import DataError
+from facex.methods.loading import read_state
 from facex.train.load_run import load_run
 from facex.train.parsing import parse
 from facex.train.trainer import RunResult, train
@@ -123,10 +126,26 @@ def test_the_segmentation_branch_first_then_the_rest(folder: Path) -> None:
     assert set(first.losses) >= {"msml/loss", "msml/segmentation", "msml/occlusion_iou"}
     assert not any("head" in name for name in first.losses)
     source = f"[{{path: {folder / 'osb'}, network: osb}}]"
-    run(folder, "rest", "--method.parts", "recognition", "--trainer.steps", "2", "--init_from", source)
+    recognition = ["--method.parts", "recognition", "--trainer.steps", "2"]
+    run(folder, "rest", *recognition, "--trainer.max_steps", "1", "--init_from", source)
+    run(folder, "rest", *recognition, "--trainer.resume", "auto")  # the checkpoint has the branch
     before, after = weights(folder, "osb"), weights(folder, "rest")
     moved = {key.split(".")[1] for key, value in before.items() if not torch.equal(after[key], value)}
     assert moved == {"frb"}
+
+
+def test_a_run_with_a_peer_goes_on_and_is_exported_with_it(folder: Path) -> None:
+    teacher = build_teacher("iresnet18", 16, SIDE, 0.125, [1, 1, 1, 1]).state_dict()
+    torch.save(teacher, folder / "peer.pth")
+    keep = {"class_path": "facex_msml.preparation.KeepOriginal"}
+    transforms = json.dumps([keep, *CONFIG["data"]["transforms"]])
+    options = ["--method.peer", "{kd_weight: 1.0}", "--trainer.steps", "2", "--data.transforms", transforms]
+    source = f"[{{path: {folder / 'peer.pth'}, network: peer}}]"
+    run(folder, "peer", *options, "--trainer.max_steps", "1", "--init_from", source)
+    assert run(folder, "peer", *options, "--trainer.resume", "auto").losses["msml/kd"] > 0
+    export_run(folder / "peer", folder / "backbone.pth", "msml")
+    written = read_state(folder / "backbone.pth")
+    assert all(torch.equal(written[f"frb.peer.{key}"], value) for key, value in teacher.items())
 
 
 def test_statistics_of_all_ranks_are_those_of_one_where_there_is_one(folder: Path, whole: list[dict[str, Any]]) -> None:
