@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,33 @@ def show(rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     for r in rows:
         print(f"{r['case']} ({r['device']}): {r['metric']} {r['ours']} | {r['peer_name']}: {r['peer']} | {r['ratio']}x")
+
+
+def run_cases(
+    description: str | None,
+    cases: Iterable[str],
+    scales: Iterable[str],
+    worker: Callable[[str, str, argparse.Namespace], Any],
+    compare: Callable[[str, argparse.Namespace], list[dict[str, Any]]],
+) -> None:
+    """The command line of a benchmark of cases at three scales, whose implementations run in processes of their own.
+
+    `compare` gives the rows of a case; it starts this script again with `--worker CASE IMPLEMENTATION`, which prints what
+    `worker` measured as JSON.
+    """
+    import torch
+
+    options, cases = parser(description), list(cases)
+    options.add_argument("--cases", nargs="+", default=cases, choices=cases, metavar="CASE")
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--clock", default="wall", choices=["wall", "cpu"])
+    options.add_argument("--scale", default="full", choices=list(scales))
+    options.add_argument("--quick", dest="scale", action="store_const", const="quick", help="--scale quick")
+    options.add_argument("--tiny", dest="scale", action="store_const", const="tiny", help="--scale tiny")
+    options.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    arguments = options.parse_args()
+    if arguments.worker:
+        print(json.dumps(worker(*arguments.worker, arguments)))
+    else:
+        show([line for case in arguments.cases for line in compare(case, arguments)], arguments.json)

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from _lafs_peers import Sizes, plain_cosface, plain_dino_loss, plain_patches, plain_step
-from _rows import parser, row, show
+from _rows import row, run_cases
 from torch import Tensor, nn
 
 Step = Callable[[], Any]
@@ -269,20 +269,7 @@ def compare(case: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Parse the command line, measure, print."""
-    options = parser(__doc__)
-    options.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE")
-    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    options.add_argument("--repeats", type=int, default=3)
-    options.add_argument("--clock", default="wall", choices=["wall", "cpu"])
-    options.add_argument("--scale", default="full", choices=list(SCALES))
-    options.add_argument("--quick", dest="scale", action="store_const", const="quick", help="--scale quick")
-    options.add_argument("--tiny", dest="scale", action="store_const", const="tiny", help="--scale tiny")
-    options.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
-    arguments = options.parse_args()
-    if arguments.worker:
-        print(json.dumps(worker(*arguments.worker, arguments)))
-        return
-    show([line for case in arguments.cases for line in compare(case, arguments)], arguments.json)
+    run_cases(__doc__, CASES, SCALES, worker, compare)
 
 
 if __name__ == "__main__":

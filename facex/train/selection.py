@@ -5,6 +5,7 @@ Final numbers come from the last checkpoint all the same; `facex eval --best` ta
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,16 +14,16 @@ from facex.errors import ConfigError
 Results = Mapping[str, Mapping[str, Any]]  # by set, in the order of evaluation.bins: at least {"accuracy": 0..1}
 
 
-class Selection:
+class Selection(ABC):
     """A rule over the evaluations of a run up to now, the last one in question. It holds no state, so a run that is
     resumed selects as one that was not stopped."""
 
-    def check(self, sets: Sequence[str]) -> None:
+    def check(self, sets: Sequence[str]) -> None:  # noqa: B027 (most rules work with any sets)
         """ConfigError where the rule cannot work with these sets."""
 
+    @abstractmethod
     def score(self, evaluations: Sequence[Results]) -> float | None:
         """How good the last one is, higher is better; None: not to be chosen. A new best is always saved."""
-        raise NotImplementedError
 
     def keep(self, evaluations: Sequence[Results]) -> bool:
         """Whether the last one's weights are saved even if they are not the best ones."""
