@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from facex.errors import ConfigError
 from facex.models.checkpointing import checkpointed
-from facex.models.common import as_size, check_input, float_tail, no_autocast
+from facex.models.common import as_size, attention, check_input, float_tail, no_autocast
 from facex.models.registry import register_backbone
 
 OFFICIAL_MASK_RATIO = 0.1  # what insightface's code masks whenever its mask_ratio is above 0
@@ -55,7 +55,7 @@ class Attention(nn.Module):
             with no_autocast(x):
                 out = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
         else:
-            out = F.scaled_dot_product_attention(q, k, v)
+            out = attention(q, k, v, (width // self.heads) ** -0.5)
         return self.proj(out.transpose(1, 2).reshape(batch, tokens, width))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facex.errors import ConfigError
-from facex.models.common import no_autocast
+from facex.models.common import attention, no_autocast
 
 Residual = Literal["deepnorm", "prenorm", "res_post_norm"]
 AttentionPrecision = Literal["fp32", "autocast"]
@@ -45,6 +45,8 @@ def attend(
     if precision == "fp32":
         with no_autocast(q):
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), dropout_p=drop, scale=scale)
+    if not drop:
+        return attention(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=scale)
 
 
