@@ -104,8 +104,10 @@ def _table(listed: Sequence[Mapping[str, Any]]) -> str:
         body.append((row["network"], [*cells, number(row["auc"]), number(row["eer"]), str(row["pairs"]), speed]))
     note = (
         "1:1 verification in folds: the threshold of each fold comes from the others; ± is the deviation over folds."
-        " TAR@FAR accepts at most that share of the impostor pairs. Raw pixels and the untrained network are baselines."
+        " TAR@FAR accepts at most that share of the impostor pairs."
     )
+    if any(row["network"] in NETWORKS[:2] for row in listed):
+        note += " Raw pixels and the untrained network are baselines."
     return page.section("Results", note, page.table(header, body))
 
 
