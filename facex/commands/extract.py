@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -21,6 +22,18 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--text", type=str, default=None, help="text rows 'name v0 v1 ... ', as MagFace's gen_feat.py")
     parser.add_argument("--best", action="store_true", help="the best checkpoint of the run, not the last")
     parser.add_argument("--step", type=int, default=None, help="the checkpoint of this step")
+    parser.add_argument(
+        "--options",
+        type=dict[str, Any],
+        default={},
+        help="constructor arguments of the checkpoint's method in place of the run's (how faces are embedded), as JSON",
+    )
+    parser.add_argument(
+        "--flags",
+        type=str,
+        default=None,
+        help="who wears a mask, for methods that ask: a .npy with 0 or 1 for each picture in order, or lines `name flag`",
+    )
     parser.add_argument("--flip", action="store_true", help="fuse the mirrored view, as the method does")
     parser.add_argument(
         "--size", type=int, nargs=2, default=None, metavar=("H", "W"), help="resize pictures to this size"
@@ -45,17 +58,18 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--batch-size {options.batch_size}: at least one picture is needed")
 
     from facex.inference.embed import pick_device, plain_nets
-    from facex.inference.extract import embeddings, open_faces, write_npy, write_rows
+    from facex.inference.extract import embeddings, mask_flags, open_faces, write_npy, write_rows
     from facex.train.load_run import load_run
 
     which: str | int = options.step if options.step is not None else "best" if options.best else "last"
-    run = load_run(options.checkpoint, which)
+    run = load_run(options.checkpoint, which, options.options)
     device = pick_device(options.device)
     nets = {name: net.to(device) for name, net in plain_nets(run.method).items()}
     size = tuple(options.size) if options.size else None
     faces = open_faces(options.data, run.method.input.color, size, options.on_error, options.threads)
+    flags = None if options.flags is None else mask_flags(options.flags, faces, options.data)
     start = time.perf_counter()
-    batches = embeddings(run.method, nets, faces, device, options.batch_size, options.flip)
+    batches = embeddings(run.method, nets, faces, device, options.batch_size, options.flip, flags)
     if options.out:
         written = write_npy(options.out, faces, batches)
     else:

@@ -36,6 +36,7 @@ KNOWN = {
 }
 # Names by which methods ask, and the files that may answer, best first.
 ALIASES = {"landmarks": ("landmarks68", "landmarks5"), "mask": ("occlusion",), "flag": ("flags",)}
+_PART = 1 << 20  # flags that are looked at together
 
 
 class Companion(Protocol):
@@ -62,6 +63,8 @@ class ArrayCompanion:
             raise DataError(f"{path}: points must have the shape [N, n, 2], these have {list(shape)}")
         if field.kind == "flag" and len(shape) != 1:
             raise DataError(f"{path}: flags must have the shape [N], these have {list(shape)}")
+        if field.kind == "flag":
+            self._check_flags()
         if field.kind == "points" and any(max(pair) >= shape[1] for pair in field.swaps):
             raise DataError(f"{path}: {shape[1]} points, but the swaps name point {max(max(p) for p in field.swaps)}")
 
@@ -73,6 +76,15 @@ class ArrayCompanion:
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
             raise DataError(f"{self.path}: not an array of numbers")
         return values
+
+    def _check_flags(self) -> None:
+        if self._values.dtype == bool:
+            return
+        for start in range(0, len(self._values), _PART):
+            part = self._values[start : start + _PART]
+            wrong = np.flatnonzero((part != 0) & (part != 1))
+            if len(wrong):
+                raise DataError(f"{self.path}: a flag is 0 or 1; sample {start + wrong[0]} has {part[wrong[0]]}")
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_values": None}  # by path, never the values themselves

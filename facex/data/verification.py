@@ -205,13 +205,28 @@ def _wrong(path: Path, what: str) -> VerificationSetError:
     return VerificationSetError(f"{path}: wrong structure: {what}")
 
 
-def write_bin(path: str | Path, entries: Iterable[bytes], issame: Iterable[bool]) -> None:
+def write_bin(
+    path: str | Path, entries: Iterable[bytes], issame: Iterable[bool], flags: np.ndarray | None = None
+) -> None:
     """Write a `.bin` that insightface reads: pickle protocol 4 of (list of bytes, list of bool), all of it or nothing.
+    flags bool [2n]: which images show a mask, written beside it.
 
     Raises VerificationSetError if the counts do not fit.
     """
     images, labels = [bytes(e) for e in entries], [bool(s) for s in issame]
     if len(images) != 2 * len(labels) or not labels:
         raise VerificationSetError(f"{path}: {len(images)} images for {len(labels)} pairs; nothing was written")
+    if flags is not None:
+        if flags.shape != (len(images),):
+            raise VerificationSetError(f"{path}: flags of shape {list(flags.shape)} for {len(images)} images")
+        write_flags(path, flags)  # first, so that no set stands there without its flags
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         pickle.dump((images, labels), file, protocol=4)
+
+
+def write_flags(path: str | Path, flags: np.ndarray) -> Path:
+    """Write the mask flags bool [2n] of the `.bin` file `path` beside it; where they are."""
+    target = Path(path).with_suffix(".flags.npy")
+    with atomic_path(target) as temporary, open(temporary, "wb") as file:
+        np.save(file, flags.astype(np.uint8), allow_pickle=False)
+    return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 from facex.data import open_dataset
 from facex.data.dataset import FaceSet, ReadOptions, default_threads
 from facex.data.decoding import OnError
-from facex.data.sources.files import open_files
+from facex.data.flag_lists import flags_of_pictures
+from facex.data.sources.files import FileSet, open_files
 from facex.errors import DataError
 from facex.files import atomic_path
 from facex.inference.embed import embed_batch, evaluation_mode
@@ -72,10 +74,26 @@ def _path_in(line: str) -> str:
     return fields[0] if labelled else line.split(" ")[0]
 
 
+def mask_flags(path: str | Path, faces: Faces, source: str | Path) -> np.ndarray:
+    """bool [N]: who wears a mask, from a file (see `flags_of_pictures`); names are those of the rows, or, in a folder
+    of pictures, paths below it."""
+    names = faces.names
+    if isinstance(faces.dataset, FileSet) and Path(source).is_dir():
+        names = [os.path.relpath(name, source) for name in names]
+    return flags_of_pictures(path, names)
+
+
 def embeddings(
-    method: Method, nets: Nets, faces: Faces, device: torch.device | str, batch_size: int, flip: bool = False
+    method: Method,
+    nets: Nets,
+    faces: Faces,
+    device: torch.device | str,
+    batch_size: int,
+    flip: bool = False,
+    flags: np.ndarray | None = None,
 ) -> Iterator[Embedding]:
-    """Embeddings of all pictures in order, one batch at a time: bounded memory for any number of pictures."""
+    """Embeddings of all pictures in order, one batch at a time: bounded memory for any number of pictures. flags bool
+    [N]: who wears a mask, for methods that ask."""
     dataset = faces.dataset
     if not len(dataset):
         raise DataError(f"{dataset.name}: no pictures to embed")
@@ -84,7 +102,8 @@ def embeddings(
             indices = np.arange(start, min(start + batch_size, len(dataset)))
             out = dataset.allocate(len(indices))
             dataset.read(indices, out)
-            yield embed_batch(method, nets, out["image"], dataset.color, device, flip)
+            side = None if flags is None else {"flag": torch.from_numpy(flags[indices])}
+            yield embed_batch(method, nets, out["image"], dataset.color, device, flip, side=side)
 
 
 def write_npy(path: str | Path, faces: Faces, batches: Iterator[Embedding]) -> list[Path]:

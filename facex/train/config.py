@@ -242,6 +242,10 @@ class EvaluationConfig:
     """Images of one forward pass."""
     flip: bool = True
     """Fuse the mirrored view, as the method does."""
+    folds: int = 10
+    """Folds of the accuracy."""
+    uneven_folds: bool = False
+    """Accept sets whose pairs do not divide into the folds (RMFVD's 7178): the first folds have one pair more."""
     selection: str | Selection | None = None
     """Set (by file name without .bin) whose accuracy chooses the best checkpoint, or a rule (class_path of a Selection);
     unset: no best checkpoint is chosen."""

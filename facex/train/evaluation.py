@@ -86,7 +86,7 @@ class Evaluator:
         paths = [expand(p, "evaluation.bins") for p in config.bins]
         if missing := [str(p) for p in paths if not p.exists()]:
             raise ConfigError(f"evaluation.bins: no such file: {', '.join(missing)}")
-        self.sets = load_bins(paths)
+        self.sets = load_bins(paths, config.folds, config.uneven_folds)
         rule = config.selection
         self.selection = SetAccuracy(rule) if isinstance(rule, str) else rule
         if self.selection is not None:
@@ -105,6 +105,8 @@ class Evaluator:
                 device=self._ranks.device,
                 batch_size=self.config.batch_size,
                 flip=self.config.flip,
+                folds=self.config.folds,
+                uneven_folds=self.config.uneven_folds,
             )
         return plain_results(found)
 

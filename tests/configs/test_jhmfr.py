@@ -85,7 +85,7 @@ def test_fine_tuning(name: str) -> None:
     check(config, "trainer", {"global_batch": 512, "epochs": 10, "precision": "fp16", "fp16_growth_interval": 100})
     assert config["trainer"]["clip"] == {"norm": 1.0, "scope": "network"}
     check(config, "data", {"dataset": "MaskedCopies", "dataset_options": {"masked_faces": 0.1}, "num_classes": classes})
-    assert config["evaluation"]["every"] == 3000
+    check(config, "evaluation", {"every": 3000, "flip": False, "folds": 5})
     assert [source["path"].split("/")[-1] for source in config["init_from"]] == [f"jhmfr_{name.split('_')[0]}_mae"]
 
 
@@ -99,6 +99,7 @@ def test_baseline() -> None:
     check(config, "schedule", {"kind": "step", "milestones": [8, 12, 16], "gamma": 0.1, "warmup_epochs": 1})
     check(config, "trainer", {"global_batch": 1536, "epochs": 20, "precision": "fp16"})
     assert config["trainer"]["clip"]["norm"] == 0
+    check(config, "evaluation", {"every": 3000, "flip": False, "folds": 5})
     check(config, "data", {"dataset": "MaskedCopies", "dataset_options": {"masked_faces": 0.1}, "num_classes": 85742})
 
 

@@ -216,6 +216,18 @@ def test_missing_fields_are_named(tmp_path: Path) -> None:
         open_dataset(tmp_path, fields=("flags",))
 
 
+@pytest.mark.parametrize(("value", "dtype"), [(2, np.uint8), (-1, np.int64), (0.5, np.float32), (np.nan, np.float64)])
+def test_a_flag_is_0_or_1(value: float, dtype: type, tmp_path: Path) -> None:
+    write_set(tmp_path)
+    flags = np.array([0, 1] * 6, dtype)
+    np.save(tmp_path / "flags.npy", flags)
+    assert _read_all(open_dataset(tmp_path, fields=("image", "flag")))["flag"].tolist() == [False, True] * 6
+    flags[7] = value
+    np.save(tmp_path / "flags.npy", flags)
+    with pytest.raises(DataError, match=r"flags\.npy: a flag is 0 or 1; sample 7 has"):
+        open_dataset(tmp_path, fields=("flag",))
+
+
 def test_points_follow_a_resize(tmp_path: Path) -> None:
     write_set(tmp_path, size=16)
     centres = np.tile(np.array([[7.5, 7.5], [0.0, 15.0], [1, 1], [2, 2], [3, 3]], np.float32), (12, 1, 1))

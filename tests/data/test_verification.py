@@ -90,7 +90,16 @@ def test_write_bin_round_trip(tmp_path: Path) -> None:
         assert pickle.load(file) == (ENTRIES, SAME)
     with pytest.raises(VerificationSetError, match="3 images for 2 pairs"):
         write_bin(tmp_path / "bad.bin", ENTRIES[:3], SAME)
+    with pytest.raises(VerificationSetError, match=r"flags of shape \[2\] for 4 images"):
+        write_bin(tmp_path / "bad.bin", ENTRIES, SAME, np.array([True, False]))
     assert [p.name for p in tmp_path.iterdir()] == ["out.bin"]
+
+
+def test_flags_are_written_beside_the_set(tmp_path: Path) -> None:
+    flags = np.array([True, False, False, True])
+    write_bin(tmp_path / "out.bin", ENTRIES, SAME, flags)
+    assert load_bin(tmp_path / "out.bin").flags.tolist() == flags.tolist()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.bin", "out.flags.npy"]
 
 
 class Call:

@@ -18,6 +18,7 @@ _COMMAND_MODULES = {
     "magface-range": "facex_magface.range_command",
     "jhmfr-eval": "facex_jhmfr.eval_command",
     "jhmfr-flags": "facex_jhmfr.flags_command",
+    "jhmfr-pack": "facex_jhmfr.pack_command",
     "jhmfr-pku": "facex_jhmfr.pku_command",
     "jhmfr-report": "facex_jhmfr.conditions_command",
     "mask-faces": "facex_jhmfr.mask_command",

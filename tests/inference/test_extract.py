@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from facex.commands import extract as command
 from facex.data.decoding import decode_payload
 from facex.errors import ConfigError, DataError
 from facex.inference.embed import embed_images
-from facex.inference.extract import open_faces
+from facex.inference.extract import embeddings, mask_flags, open_faces
+from facex.methods import Embedding
 from tests.eval.tiny import Tiny, encode, faces, make_run
 
 NAMES = ["ann/0.jpg", "ann/1.jpg", "bob/0.jpg", "bob/1.jpg", "cy d/0.jpg"]
@@ -103,3 +105,18 @@ def test_wrong_input_is_named(tmp_path: Path, folder: Path, run: Path) -> None:
     assert not (tmp_path / "f.npy").exists()
     command.main([*common, "--out", str(tmp_path / "f.npy"), "--on-error", "grey"])
     assert np.load(tmp_path / "f.npy").shape == (5, 16)
+
+
+def test_flags_come_to_the_method_batch_by_batch(folder: Path, tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    class Masked(Tiny):
+        def embed(self, images: Any, nets: Any, side: Any = None, flip: bool = False) -> Embedding:
+            seen.extend(side["flag"].tolist())
+            return super().embed(images, nets, None, flip)
+
+    method, opened = Masked(), open_faces(folder, "rgb")
+    (tmp_path / "flags.txt").write_text("".join(f"{name} {i % 2}\n" for i, name in enumerate(NAMES)))
+    flags = mask_flags(tmp_path / "flags.txt", opened, folder)
+    list(embeddings(method, method.networks(), opened, "cpu", 2, flags=flags))
+    assert seen == [False, True, False, True, False]

@@ -12,6 +12,7 @@ import torch
 
 from facex.commands.convert import write_run
 from facex.errors import CheckpointError, ConfigError, FacexError, TrainingError
+from facex.eval.run import evaluate_bins
 from facex.methods.spec import Source
 from facex.train.checkpoint import Checkpoint, CheckpointManager
 from facex.train.config import DataConfig, EvaluationConfig, HeadConfig, OptimizerConfig, TrainConfig, TrainerConfig
@@ -91,6 +92,19 @@ def test_verification_sets_are_read_before_training(tmp_path: Path) -> None:
     for path, words in ((uneven, "12 pairs"), (broken, "broken.bin"), (tmp_path / "none.bin", "no such file")):
         with pytest.raises(FacexError, match=words):
             evaluator(good, path)
+
+
+def test_verification_in_training_has_the_folds_that_were_asked_for(tmp_path: Path) -> None:
+    uneven, method = make_bin(tmp_path / "rmfvd.bin", 13), TinyRecogniser()
+    networks: Any = SimpleNamespace(engines={}, frozen={}, nets=method.networks)
+    with pytest.raises(FacexError, match="13 pairs do not divide into 5 equal folds"):
+        Evaluator(EvaluationConfig([str(uneven)], folds=5), method, networks, RANKS)
+    wanted = EvaluationConfig([str(uneven)], folds=5, uneven_folds=True)
+    found = Evaluator(wanted, method, networks, RANKS).run()["rmfvd"]
+    plain = evaluate_bins(method, method.networks(), [uneven], folds=5, uneven_folds=True)["rmfvd"]
+    assert (found["accuracy"], found["std"]) == (plain["accuracy"], plain["std"])
+    other = evaluate_bins(method, method.networks(), [uneven], folds=2, uneven_folds=True)["rmfvd"]
+    assert found["std"] != other["std"]
 
 
 def converted(folder: Path, classes: int = 5) -> tuple[Path, torch.Tensor]:

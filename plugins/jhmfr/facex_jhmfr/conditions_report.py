@@ -52,8 +52,8 @@ def evaluate(options: Namespace, folders: Mapping[str, str]) -> Found:
         found.facts.append(("detector", detect_flags(sets, options)))
     for name, folder in folders.items():
         run = load_run(folder)
-        if isinstance(run.method, JHMFR) and options.flags in ("holistic", "masked", "both"):
-            run.method.inference_flag = options.flags
+        if isinstance(run.method, JHMFR):
+            run.method.inference_flag = options.flags if options.flags in FLAGS else "given"  # by the detector
         nets = {each: net.to(device) for each, net in plain_nets(run.method).items()}
         own: dict[str, SetResult] = {}
         for start in range(0, len(masked), len(CONDITIONS)):

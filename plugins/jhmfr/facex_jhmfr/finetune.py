@@ -136,7 +136,7 @@ class JHMFR(Recogniser):
         yield Update("backbone", embeddings=embeddings, labels=batch["label"])
 
     def training_flags(self, batch: Batch) -> Tensor | None:
-        """int64 [B], None where every picture is holistic; ConfigError where the data bring no flag."""
+        """The flags [B] as the data bring them, None where every picture is holistic; ConfigError where they bring none."""
         if self.flags == "holistic" or not isinstance(self.backbone, FaceT) or self.backbone.prompts is None:
             return None
         if "flag" not in batch:
@@ -145,7 +145,7 @@ class JHMFR(Recogniser):
                 "MaskedCopies, a transform that puts on masks, method.flags companion for a set with flags.npy, or "
                 "method.flags holistic"
             )
-        return batch["flag"].long()
+        return batch["flag"]
 
     def embed(
         self, images: Tensor, nets: Nets, side: Mapping[str, Tensor] | None = None, flip: bool = False
@@ -160,7 +160,7 @@ class JHMFR(Recogniser):
             qualities = [part.quality for part in parts if part.quality is not None]
             return Embedding(torch.cat(vectors, 1), torch.stack(qualities).mean(0))
         if self.inference_flag == "given":
-            flags = side["flag"].to(images.device).long() if side and "flag" in side else None
+            flags = side["flag"].to(images.device) if side and "flag" in side else None
         else:
             flags = self._constant(images, int(self.inference_flag == "masked"))
         return self._view(images, nets, flags, flip)

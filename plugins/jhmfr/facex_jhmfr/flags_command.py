@@ -9,7 +9,7 @@ import numpy as np
 from jsonargparse import ArgumentParser
 
 from facex.errors import ConfigError, DataError
-from facex.files import atomic_path, write_text
+from facex.files import write_text
 
 if TYPE_CHECKING:
     from facex_jhmfr.detect import Detector
@@ -51,12 +51,10 @@ def main(argv: list[str]) -> int:
 
 
 def _of_set(detector: Detector, path: Path) -> tuple[Path, np.ndarray]:
-    from facex.data.verification import load_bin
+    from facex.data.verification import load_bin, write_flags
 
-    target, flags = path.with_suffix(".flags.npy"), detector.set(load_bin(path))
-    with atomic_path(target) as temporary, open(temporary, "wb") as file:
-        np.save(file, flags.astype(np.uint8), allow_pickle=False)
-    return target, flags
+    flags = detector.set(load_bin(path))
+    return write_flags(path, flags), flags
 
 
 def _of_folder(detector: Detector, root: Path, out: str | None) -> tuple[Path, np.ndarray]:

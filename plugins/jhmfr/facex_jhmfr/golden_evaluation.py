@@ -88,7 +88,7 @@ def run_files(case: Any) -> dict[str, Any]:
         for name, image in zip(names, _copied(_uint8(case, p["images"])), strict=True):
             _write(Path(folder) / name, image)
         everyone = [Pair(name, name, True) for name in names]
-        inputs = load_input([Path(folder) / name for name in names], norm)
+        inputs = load_input([Path(folder) / name for name in names], norm, method.input)
         found = verify_files(method, method.networks(), folder, pairs, kind, protocol)
         every = verify_files(method, method.networks(), folder, everyone, kind, protocol)
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
@@ -12,13 +12,17 @@ from rich.text import Text
 
 from facex.errors import ConfigError
 
+if TYPE_CHECKING:
+    from facex.data.masking import FaceMask
+
 
 def build_parser() -> ArgumentParser:
     """The options of the command."""
     parser = ArgumentParser(
         prog="facex mask-faces",
         description="Put a mask on every face of a RecordIO set or an image folder; the copy keeps keys and file names. Of a "
-        "verification set (.bin) make H-M and M-M pairs with flags.",
+        "verification set (.bin) make NAME-H-M.bin and NAME-M-M.bin (the second, or both faces of a pair masked) with their "
+        "flags beside them, masked faces as PNG.",
     )
     add: Any = parser.add_argument
     add("source", type=str, help="RecordIO folder or .rec, image folder (a class a subfolder), or a .bin set")
@@ -33,7 +37,7 @@ def build_parser() -> ArgumentParser:
     )
     add("--colored", type=float, default=None, help="share of masks of one colour; the others are textured")
     add("--textures", type=str, default=None, help="folder of RGBA PNG files in place of the built-in textures")
-    add("--quality", type=int, default=95, help="JPEG quality; .png and .bmp files become PNG")
+    add("--quality", type=int, default=95, help="JPEG quality of a copy; .png and .bmp files become PNG")
     add(
         "--threads", type=int, default=0, help="threads; 0: the cores of this machine. The result does not depend on it"
     )
@@ -59,14 +63,14 @@ def main(argv: list[str]) -> int:
     options = build_parser().parse_args(argv)
     if not 1 <= options.quality <= 100 or options.threads < 0:
         raise ConfigError(f"--quality {options.quality} lies in 1..100, --threads {options.threads} is not negative")
-    if Path(options.source).suffix == ".bin":
-        return _mask_pairs(options)
     from facex.data.masking import FaceMask
     from facex.data.occluders.assets import load_folder
     from facex_jhmfr.mask_writer import MaskOptions, write_masked_copy
 
     textures = None if options.textures is None else load_folder(options.textures)
     masks = FaceMask(textures, options.templates, options.colored)
+    if Path(options.source).suffix == ".bin":
+        return _mask_pairs(options, masks)
     chosen = MaskOptions(options.seed, options.quality, options.threads, options.on_error)
     columns = (TextColumn("masking"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -84,10 +88,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _mask_pairs(options: Any) -> int:
+def _mask_pairs(options: Any, masks: FaceMask) -> int:
     from facex.data.verification import load_bin
     from facex_jhmfr.mask_writer import write_masked_sets
 
-    for path in write_masked_sets(load_bin(options.source), options.out, options.seed):
+    for path in write_masked_sets(load_bin(options.source), options.out, options.seed, masks):
         print(path)
     return 0

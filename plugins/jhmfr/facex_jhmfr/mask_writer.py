@@ -28,7 +28,7 @@ from facex.data.verification import VerificationSet, write_bin
 from facex.data.writer import RecordWriter, pack_record
 from facex.errors import ConfigError, DataError, FacexError
 from facex.methods.batch import Batch
-from facex_jhmfr.masked_pairs import by_conditions
+from facex_jhmfr.masked_pairs import CONDITIONS, masked_pairs
 
 Progress = Callable[[int, int], None]  # faces seen, faces in all
 _TASK = 32  # faces of one task
@@ -87,16 +87,23 @@ def write_masked_copy(
     return report
 
 
-def write_masked_sets(one: VerificationSet, out: str | os.PathLike[str], seed: int = 0) -> list[Path]:
-    """Write a verification set under H-M and M-M as `.bin` files with their flags beside them; the paths."""
-    written = []
-    for masked in by_conditions([one], seed)[1:]:
-        assert masked.flags is not None
-        path = Path(out) / f"{masked.name}.bin"
-        write_bin(path, masked.entries, masked.issame.tolist())
-        np.save(path.with_suffix(".flags.npy"), masked.flags.astype(np.uint8), allow_pickle=False)
-        written.append(path)
-    return written
+def write_masked_sets(
+    one: VerificationSet, out: str | os.PathLike[str], seed: int = 0, masks: FaceMask | None = None
+) -> list[Path]:
+    """Write a verification set under H-M and M-M as `.bin` files with their flags beside them; the paths.
+
+    Raises:
+        ConfigError: one of them exists.
+    """
+    paths = [Path(out) / f"{one.name}-{condition}.bin" for condition in CONDITIONS[1:]]
+    for path in paths:
+        if path.exists():
+            raise ConfigError(f"{path} exists already: name another folder, or remove it")
+    masks = masks or FaceMask()
+    for condition, path in zip(CONDITIONS[1:], paths, strict=True):
+        masked = masked_pairs(one, condition, seed, masks)
+        write_bin(path, masked.entries, masked.issame.tolist(), masked.flags)
+    return paths
 
 
 def _open(source: str | os.PathLike[str], options: MaskOptions) -> FaceSet:

@@ -109,11 +109,11 @@ class JHMFRPretrain(Method):
 
     def visuals(self, batch: Batch, ctx: Context) -> Visuals:
         """A few pictures with their hidden patches, with the predictions in their places, and whole."""
-        images = batch["image"]
-        _, predictions, masked = ctx.nets["mae"](images, *self._draws(ctx))
-        images, predictions, masked = images[:SHOWN], predictions[:SHOWN], masked[:SHOWN]
         if self.mae.norm_pix:
             return Visuals()  # normalised pixels have lost their patches' colours
+        images, (noise, u) = batch["image"][:SHOWN], self._draws(ctx)
+        draws = (noise[:SHOWN], None if u is None else u[:, :SHOWN])
+        _, predictions, masked = ctx.nets["mae"](images, *draws)
         hidden, filled = mae.masked_pictures(images, predictions, masked, self.mae.patch_size)
         shown = {"masked": hidden, "reconstructed": filled, "original": images}
         return Visuals(images={name: to_pictures(x, self.input) for name, x in shown.items()})

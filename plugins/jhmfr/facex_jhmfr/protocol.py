@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -17,14 +17,14 @@ from facex.errors import ConfigError, VerificationSetError
 from facex.eval.conditions import by_condition
 from facex.eval.verification import PairResult, evaluate_pairs
 from facex.inference.embed import evaluation_mode
-from facex.methods import Method
+from facex.methods import InputSpec, Method
 from facex.methods.method import Nets
 from facex_jhmfr.pairs import Pair
 
 SetKind = Literal["holistic", "smfrd", "rmfvd"]
 FlagRule = Literal["all_masked", "by_name", "holistic"]
 Flip = Literal["none", "tensor", "8bit"]
-NORMS = {"eval": (127.5, 128.0), "train": (127.5, 127.5)}
+Norm = Literal["eval", "train"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Protocol:
     """How a set is verified; the defaults are JHMFR's.
 
     folds: of the accuracy (others use 10). norm: mean and deviation of pixels, "eval" 127.5 and 128 (JHMFR's file
-    route) or "train" 127.5 and 127.5. flip: the mirrored view, added raw: "none", "tensor" (mirrored input) or "8bit"
+    route) or "train" the network's own (JHMFR: 127.5 and 127.5). flip: the mirrored view, added raw: "none", "tensor" (mirrored input) or "8bit"
     (mirrored through a truncated 8-bit picture, JHMFR's array route). flags: see `mask_flags`.
     """
 
     folds: int = 5
-    norm: Literal["eval", "train"] = "eval"
+    norm: Norm = "eval"
     flip: Flip = "none"
     flags: FlagRule = "all_masked"
     batch_size: int = 64
@@ -84,53 +84,30 @@ def mask_flags(names: Sequence[str], kind: SetKind, rule: FlagRule) -> np.ndarra
     return np.full(len(names), rule == "all_masked" and kind != "holistic")
 
 
-def read_flags(path: str | Path, names: Sequence[str]) -> np.ndarray:
-    """bool [n] from a file with a line `name flag` for each picture; raises VerificationSetError for a missing picture,
-    or a flag that is not 0 or 1."""
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise VerificationSetError(f"{path}: cannot be read as a list of flags: {error}") from error
-    flags: dict[str, bool] = {}
-    for number, line in enumerate(lines, 1):
-        name, _, value = line.strip().rpartition(" ")
-        if not line.strip():
-            continue
-        if not name or value not in ("0", "1"):
-            raise VerificationSetError(
-                f"{path}: line {number}: 'name flag' with a flag of 0 or 1 is wanted, not {line!r}"
-            )
-        flags[name] = value == "1"
-    missing = [name for name in names if name not in flags]
-    if missing:
-        raise VerificationSetError(
-            f"{path}: no flag for {len(missing)} of {len(names)} pictures; the first is {missing[0]}"
-        )
-    return np.array([flags[name] for name in names], bool)
-
-
 def flip_8bit(x: Tensor) -> Tensor:
     """The mirror of images [B, 3, H, W] in [-1, 1] through 8 bits, cut off, not rounded: JHMFR's array route."""
     pixels = (255 * (0.5 * x + 0.5)).to(torch.uint8).flip(3)
     return (pixels.float() / 255 - 0.5) / 0.5
 
 
-def load_input(paths: Sequence[Path], norm: str) -> Tensor:
-    """Pictures as the network reads them, float32 [n, 3, H, W] RGB; VerificationSetError names a broken one."""
-    mean, std = NORMS[norm]
+def load_input(paths: Sequence[Path], norm: Norm, spec: InputSpec) -> Tensor:
+    """Pictures as a network with the input `spec` reads them, float32 [n, 3, H, W]; VerificationSetError names a broken
+    one."""
     images = []
     for path in paths:
         try:
             images.append(decode_image(path.read_bytes(), color="rgb"))
-        except (OSError, ImageError) as error:
+        except OSError as error:
+            raise VerificationSetError(f"{path}: cannot be read as a picture: {error.strerror or error}") from error
+        except ImageError as error:
             raise VerificationSetError(f"{path}: cannot be read as a picture: {error}") from error
         if images[-1].shape != images[0].shape:
             raise VerificationSetError(
                 f"{path}: a picture of {images[-1].shape[:2]}, {paths[0]} has {images[0].shape[:2]}"
             )
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
-    return (pixels - mean) / std
+    if norm == "eval":
+        spec = replace(spec, mean=(127.5,) * 3, std=(128.0,) * 3)
+    return spec.to_tensor(torch.from_numpy(np.stack(images)), "rgb")
 
 
 def embed_inputs(
@@ -170,7 +147,7 @@ def verify_files(
     vectors = []
     for start in range(0, len(names), protocol.batch_size):
         stop = start + protocol.batch_size
-        x = load_input([Path(root) / name for name in names[start:stop]], protocol.norm).to(device)
+        x = load_input([Path(root) / name for name in names[start:stop]], protocol.norm, method.input).to(device)
         vectors.append(embed_inputs(method, nets, x, flags[start:stop], protocol.flip, protocol.batch_size))
     rows = np.concatenate(vectors)
     place = {name: i for i, name in enumerate(names)}

@@ -10,9 +10,9 @@ import pytest
 import torch
 from facex_jhmfr import JHMFRDetector, flags_command
 from facex_jhmfr.detect import Detector
-from facex_jhmfr.protocol import read_flags
 
 from facex.commands.convert import write_run
+from facex.data.flag_lists import flags_of_pictures
 from facex.data.imageio import encode_png
 from facex.data.verification import load_bin, write_bin
 from facex.errors import ConfigError, DataError
@@ -77,7 +77,7 @@ def test_flags_of_sets_and_folders(run: Path, tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.count("2 of 4 pictures show a mask") == 2
     assert load_bin(tmp_path / "some.bin").flags.tolist() == truth.tolist()
     names = [f"p/{i}.png" for i in range(4)]
-    assert read_flags(tmp_path / "faces.flags.txt", names).tolist() == truth.tolist()
+    assert flags_of_pictures(tmp_path / "faces.flags.txt", names).tolist() == truth.tolist()
 
 
 def test_what_cannot_be(run: Path, tmp_path: Path) -> None:

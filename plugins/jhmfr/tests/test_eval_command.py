@@ -1,4 +1,4 @@
-"""`facex jhmfr-eval` on a converted network: numbers, flags by rule and file, what it refuses."""
+"""`facex jhmfr-eval`, `jhmfr-pack` and `extract` on a converted network: numbers, flags by rule and file, refusals."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from facex_jhmfr import JHMFRDetector, eval_command
+from facex_jhmfr import JHMFRDetector, eval_command, pack_command
 from facex_jhmfr.detect import Detector
 
+from facex.commands import extract
 from facex.commands.convert import write_run
+from facex.data.verification import load_bin
 from facex.errors import ConfigError, VerificationSetError
 from plugins.jhmfr.tests.tiny_jhmfr import SHAPE, tuned
 
@@ -69,11 +71,70 @@ def test_what_cannot_be(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (folder / "empty.list").write_text("\n")
     for more, error, message in (
         (("--folds", "0"), ConfigError, "must be at least 1"),
+        (("--batch-size", "0"), ConfigError, "at least one picture"),
         (("--pairs", str(folder / "empty.list")), VerificationSetError, "holds no pairs"),
         (("--pairs", str(folder / "none.list")), VerificationSetError, "cannot be read as a pair list"),
         (("--pairs", str(folder / "list.mat")), VerificationSetError, "agedb_30.bin"),
-        (("--flags", "guess"), VerificationSetError, "cannot be read as a list of flags"),
+        (("--flags", "guess"), ConfigError, "neither one of all_masked, by_name, holistic, both, nor a file"),
+        (("--flags", str(folder / "0.jpg")), VerificationSetError, "cannot be read as a list of flags"),
         (("--root", str(folder / "run")), VerificationSetError, "cannot be read as a picture"),
     ):
         with pytest.raises(error, match=message):
             run(folder, capsys, *more)
+
+
+def test_embeddings_are_extracted_under_flags(folder: Path, tmp_path: Path) -> None:
+    for i in range(4):
+        path = tmp_path / "faces" / f"p{i % 2}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((folder / f"{i}.jpg").read_bytes())
+    words = ["--checkpoint", str(folder / "run"), "--data", str(tmp_path / "faces"), "--out", str(tmp_path / "x.npy")]
+
+    def rows(*more: str) -> np.ndarray:
+        extract.main([*words, "--device", "cpu", "--batch-size", "3", *more])
+        return np.load(tmp_path / "x.npy")
+
+    holistic, masked, both = (rows("--options", f"{{inference_flag: {f}}}") for f in ("holistic", "masked", "both"))
+    np.testing.assert_array_equal(rows(), holistic)
+    assert both.shape == (4, 16) and not np.allclose(holistic, masked)
+    (tmp_path / "flags.txt").write_text("p1/3.jpg 0\np0/0.jpg 1\np0/2.jpg 0\np1/1.jpg 1\n")
+    given = rows("--flags", str(tmp_path / "flags.txt"))
+    worn = np.array([True, False, True, False])[:, None]  # p0/0, p0/2, p1/1, p1/3
+    np.testing.assert_allclose(given, np.where(worn, masked, holistic), rtol=1e-5, atol=1e-6)
+    np.save(tmp_path / "flags.npy", worn[:, 0])
+    np.testing.assert_array_equal(rows("--flags", str(tmp_path / "flags.npy")), given)
+    with pytest.raises(VerificationSetError, match="cannot be read as a list of flags: No such file"):
+        rows("--flags", str(tmp_path / "none.txt"))
+    with pytest.raises(ConfigError, match="inference_flags"):
+        rows("--options", "{inference_flags: both}")
+
+
+def test_a_list_becomes_a_set_with_flags(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--pairs", str(folder / "pair.list"), "--root", str(folder), "--kind", "smfrd"]
+    pairs = [line.split(" ") for line in (folder / "pair.list").read_text().splitlines()]
+    sides = [int(name) for a, b, _ in pairs for name in (a, b)]
+    for flags, masked in (("by_name", lambda i: i % 2 == 0), ("all_masked", lambda i: True)):
+        pack_command.main([str(folder / f"{flags}.bin"), *words, "--flags", flags])
+        found = load_bin(folder / f"{flags}.bin")
+        assert found.issame.tolist() == [same == "1" for _, _, same in pairs]
+        assert found.entries == [(folder / f"{i}.jpg").read_bytes() for i in sides]
+        assert found.flags.tolist() == [masked(i) for i in sides]
+    assert "by_name.bin: 20 pairs of 20 pictures, 10 of them flagged" in capsys.readouterr().out
+
+
+def test_what_cannot_be_packed(folder: Path, tmp_path: Path) -> None:
+    words = ["--pairs", str(folder / "pair.list"), "--root", str(folder)]
+    with pytest.raises(ConfigError, match=r"called NAME\.bin"):
+        pack_command.main([str(tmp_path / "set"), *words])
+    (tmp_path / "old.bin").touch()
+    with pytest.raises(ConfigError, match="exists already"):
+        pack_command.main([str(tmp_path / "old.bin"), *words])
+    with pytest.raises(ConfigError, match="neither one of by_name, all_masked, holistic, nor a file"):
+        pack_command.main([str(tmp_path / "set.bin"), *words, "--flags", "both"])
+    with pytest.raises(VerificationSetError, match=r"0\.jpg: cannot be read as a picture: No such file"):
+        pack_command.main([str(tmp_path / "set.bin"), *words, "--root", str(tmp_path)])
+    for name in ("0.jpg", "1.jpg"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes()[:200])
+    with pytest.raises(VerificationSetError, match=r"0\.jpg: cannot be read as a picture"):
+        pack_command.main([str(tmp_path / "set.bin"), *words, "--root", str(tmp_path)])
+    assert not list(tmp_path.glob("set*"))

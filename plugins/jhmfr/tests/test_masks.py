@@ -124,8 +124,20 @@ def test_verification_sets_become_two_with_flags(
     pairs: VerificationSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_bin(tmp_path / "some.bin", pairs.entries, pairs.issame.tolist())
-    mask_command.main([str(tmp_path / "some.bin"), str(tmp_path / "out")])
+    words = [str(tmp_path / "some.bin"), str(tmp_path / "out")]
+    mask_command.main(words)
     assert capsys.readouterr().out.count("some-") == 2
     found = [load_bin(tmp_path / "out" / f"some-{condition}.bin") for condition in ("H-M", "M-M")]
     for one, expected in zip(found, by_conditions([pairs])[1:], strict=True):
         assert one.entries == expected.entries and one.flags.tolist() == expected.flags.tolist()
+    with pytest.raises(ConfigError, match=r"some-H-M\.bin exists already"):
+        mask_command.main(words)
+
+
+def test_the_masks_of_verification_sets_can_be_chosen(pairs: VerificationSet, tmp_path: Path) -> None:
+    write_bin(tmp_path / "some.bin", pairs.entries, pairs.issame.tolist())
+    mask_command.main(
+        [str(tmp_path / "some.bin"), str(tmp_path / "out"), "--templates", "surgical", "--colored", "1", "--seed", "3"]
+    )
+    masks = FaceMask(templates=["surgical"], colored=1.0)
+    assert load_bin(tmp_path / "out/some-M-M.bin").entries == masked_pairs(pairs, "M-M", 3, masks).entries

@@ -10,7 +10,7 @@ import torch
 from facex_jhmfr import JHMFR, JHMFRPretrain
 from facex_jhmfr.groups import layer_scales
 
-from facex.errors import CheckpointError, ConfigError
+from facex.errors import CheckpointError, ConfigError, DataError
 from facex.heads.margins import ArcFace, CurricularFace, MagFace
 from facex.methods import Source
 from facex.methods.loading import load_sources, method_from_file
@@ -111,6 +111,16 @@ def test_a_step_uses_each_pictures_flag() -> None:
         next(method.training_step(batch(flags=False), context(method)))
     assert tuned(flags="companion").needs == {"image", "label", "flag"}
     assert method.needs == {"image", "label"}
+
+
+@pytest.mark.parametrize("value", [2.0, -1.0, 0.5])
+def test_a_flag_that_is_none_is_refused(value: float) -> None:
+    method = tuned().eval()
+    flags = torch.tensor([0.0, 1.0, value, 0.0])
+    with pytest.raises(DataError, match=r"outside 0\.\.1"):
+        next(method.training_step(batch().with_fields(flag=flags), context(method)))
+    with pytest.raises(DataError, match=r"outside 0\.\.1"):
+        method.embed(batch()["image"], method.networks(), {"flag": flags})
 
 
 def test_stochastic_depth_follows_a_pictures_place() -> None:

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from facex_jhmfr.npair import NPairLoss
 from facex_jhmfr.pairs import Pair, parse_pairs
-from facex_jhmfr.protocol import Protocol, flip_8bit, load_input, mask_flags, read_flags, verify_files
+from facex_jhmfr.protocol import Protocol, flip_8bit, load_input, mask_flags, verify_files
 
 from facex.errors import ConfigError, VerificationSetError
+from facex.methods import InputSpec
 from plugins.jhmfr.tests.tiny_jhmfr import tuned
 
 NAMES = ["1.jpg", "2.jpg", "13.jpg", "p/4.jpg"]
@@ -29,20 +30,6 @@ def test_flags_by_rule() -> None:
         mask_flags(NAMES, "smfrd", "guess")  # type: ignore[arg-type]
     with pytest.raises(VerificationSetError, match="called by a number"):
         mask_flags(["a.jpg"], "smfrd", "by_name")
-
-
-def test_flags_from_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "flags.txt"
-    path.write_text("a b.jpg 1\nc.jpg 0\n\n")
-    assert read_flags(path, ["c.jpg", "a b.jpg"]).tolist() == [False, True]
-    with pytest.raises(VerificationSetError, match=r"no flag for 1 of 1 pictures; the first is d\.jpg"):
-        read_flags(path, ["d.jpg"])
-    for line in ("c.jpg 2", "c.jpg", "c.jpg yes"):
-        path.write_text(f"a.jpg 1\n{line}\n")
-        with pytest.raises(VerificationSetError, match="line 2: 'name flag'"):
-            read_flags(path, ["a.jpg"])
-    with pytest.raises(VerificationSetError, match="cannot be read"):
-        read_flags(tmp_path / "none.txt", ["a.jpg"])
 
 
 def test_the_8_bit_mirror_cuts_off() -> None:
@@ -77,16 +64,21 @@ def test_conditions_go_by_what_the_pictures_show(pictures: Path) -> None:
 
 
 def test_input_norms_and_broken_pictures(pictures: Path) -> None:
-    x = load_input([pictures / "0.png"], "eval")
+    spec = InputSpec(32, 32)
+    x = load_input([pictures / "0.png"], "eval", spec)
     raw = torch.from_numpy(cv2.imread(str(pictures / "0.png"))[..., ::-1].copy()).permute(2, 0, 1).float()
     torch.testing.assert_close(x[0], (raw - 127.5) / 128)
-    torch.testing.assert_close(load_input([pictures / "0.png"], "train")[0], (raw - 127.5) / 127.5)
+    torch.testing.assert_close(load_input([pictures / "0.png"], "train", spec)[0], (raw - 127.5) / 127.5)
+    other = InputSpec(32, 32, "bgr", mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
+    shift, scale = (torch.tensor(v).view(3, 1, 1) for v in (other.mean, other.std))
+    torch.testing.assert_close(load_input([pictures / "0.png"], "train", other)[0], (raw.flip(0) - shift) / scale)
+    assert load_input([pictures / "0.png"], "eval", InputSpec(48, 40)).shape == (1, 3, 48, 40)
     (pictures / "1.png").write_bytes(b"no picture")
     with pytest.raises(VerificationSetError, match=r"1\.png: cannot be read as a picture"):
-        load_input([pictures / "0.png", pictures / "1.png"], "eval")
+        load_input([pictures / "0.png", pictures / "1.png"], "eval", spec)
     cv2.imwrite(str(pictures / "2.png"), np.zeros((16, 32, 3), np.uint8))
     with pytest.raises(VerificationSetError, match="a picture of"):
-        load_input([pictures / "0.png", pictures / "2.png"], "eval")
+        load_input([pictures / "0.png", pictures / "2.png"], "eval", spec)
 
 
 def test_pair_lists() -> None:
