@@ -22,6 +22,9 @@ _COMMAND_MODULES = {
     "jhmfr-pku": "facex_jhmfr.pku_command",
     "jhmfr-report": "facex_jhmfr.conditions_command",
     "mask-faces": "facex_jhmfr.mask_command",
+    "sarface-distract": "facex_sarface.distract_command",
+    "sarface-report": "facex_sarface.report_command",
+    "sarface-tinyface": "facex_sarface.tinyface_command",
     "subset": "facex_lafs.subset_command",
     "lafs-landmarks": "facex_lafs.landmarks_command",
 }

@@ -251,6 +251,11 @@ class SARFace(RegionRecogniser):
         side = side or {}
         regions = self.regions(images, nets, side.get(FIELD))
         keep = side["keep"] if "keep" in side else self.decide(images, regions, nets)
+        return self.embed_kept(images, regions, keep, nets, flip)
+
+    def embed_kept(self, images: Tensor, regions: Tensor, keep: Tensor, nets: Nets, flip: bool = False) -> Embedding:
+        """As `embed_masked`, under a mask `keep` [B, regions] over known `regions` [B, H, W]; a mask that leaves less than
+        the least area is not applied."""
         masked, area = self.mask(images, regions, keep.float())
         masked = torch.where(rows(too_small(area, pixels_of(images), self.reward)), images, masked)
         found = super().embed(masked, nets, None, flip)
