@@ -203,6 +203,8 @@ def test_two_steps_of_ours(name: str, faces: Path, tmp_path: Path, monkeypatch: 
 def test_one_network_goes_through_all_stages_of_ours() -> None:
     supervised = ("demo_stage1.yaml", "demo_finetune.yaml", "lfw_small_finetune.yaml", "lfw_small_scratch.yaml")
     methods = [recipes.written("lafs", name)["method"]["init_args"] for name in supervised]
+    tuned = [method.pop("regulariser", None) for method in methods]
+    assert tuned[0] is None and all(one == tuned[1] for one in tuned[2:])  # both arms alike
     assert all(method == methods[0] for method in methods)
     part = methods[0]["backbone_options"]
     for name in ("demo.yaml", "lfw_small.yaml"):
