@@ -255,7 +255,9 @@ class SARFace(RegionRecogniser):
 
     def embed_kept(self, images: Tensor, regions: Tensor, keep: Tensor, nets: Nets, flip: bool = False) -> Embedding:
         """As `embed_masked`, under a mask `keep` [B, regions] over known `regions` [B, H, W]; a mask that leaves less than
-        the least area is not applied."""
+        the least area is not applied. ValueError for a mask of another shape."""
+        if keep.shape != (len(images), self.scheme.count):
+            raise ValueError(f"keep is {tuple(keep.shape)}; it must be {(len(images), self.scheme.count)}: all regions")
         masked, area = self.mask(images, regions, keep.float())
         masked = torch.where(rows(too_small(area, pixels_of(images), self.reward)), images, masked)
         found = super().embed(masked, nets, None, flip)

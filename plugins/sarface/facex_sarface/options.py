@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from facex.errors import ConfigError
-from facex_sarface.parser import PARSER_SIZE, ParserInput
+from facex_sarface.parser import PARSER_SIZE, ParserInput, label_table
 
 FP32_FLOOR = 2.0**-23
 FP16_FLOOR = 2.0**-10
@@ -43,8 +44,8 @@ class ExplorationConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"exploration.{name} is a share between 0 and 1, not {value}")
-        if not self.sigma >= 0 or self.steps < 1:
-            raise ConfigError("exploration.sigma must not be negative, exploration.steps must be at least 1")
+        if not 0 <= self.sigma < math.inf or self.steps < 1:
+            raise ConfigError("exploration.sigma must be finite and not negative, exploration.steps at least 1")
         if not 0 < self.floor < 0.5:
             raise ConfigError(f"exploration.floor lies between 0 and 0.5, not {self.floor}")
 
@@ -73,8 +74,8 @@ class RewardConfig:
     def __post_init__(self) -> None:
         _choice("reward.kind", self.kind, ("flip", "margin"))
         _choice("reward.sparsity", self.sparsity, ("inverse_area", "fraction", "none"))
-        if not self.tau > 0:
-            raise ConfigError(f"reward.tau must be positive, not {self.tau}")
+        if not 0 < self.tau < math.inf or not math.isfinite(self.weight):
+            raise ConfigError(f"reward.tau must be positive, tau and weight finite, not {self.tau} and {self.weight}")
         if not 0 <= self.min_area < 1:
             raise ConfigError(f"reward.min_area is a share of the pixels in [0, 1), not {self.min_area}")
 
@@ -116,6 +117,8 @@ class EntropyConfig:
 
     def __post_init__(self) -> None:
         _choice("entropy.kind", self.kind, ("pseudo", "true"))
+        if not math.isfinite(self.weight):
+            raise ConfigError(f"entropy.weight must be finite, not {self.weight}")
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,8 @@ class ParserConfig:
         _choice("parser.input", self.input, ("official", "rgb_imagenet"))
         if self.size < 32 or self.size % 32:
             raise ConfigError(f"parser.size must be a multiple of 32, not {self.size}")
+        if self.table is not None:
+            label_table(self.table)  # checks it
 
 
 def _choice(name: str, value: str, known: tuple[str, ...]) -> None:

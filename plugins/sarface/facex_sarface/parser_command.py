@@ -94,6 +94,8 @@ def evaluate(argv: list[str]) -> int:
         counts = evaluate_parser(loaded, pairs, total, lambda done, _: bar.update(task, completed=done))
     scores = counts.scores()
     Console(width=100).print(scores_table(scores, f"{loaded.name} on {o.data}: {counts.pictures} pictures"))
+    sure = ", ".join(f"{kind} {value:.4f}" for kind, value in counts.confidence.items())
+    print(f"mean confidence on the first pictures by --parser-input: {sure}")
     if o.json is not None:
         write_json(o.json, {"parser": loaded.name, "data": o.data, **scores})
     return 0

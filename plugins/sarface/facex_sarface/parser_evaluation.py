@@ -25,7 +25,8 @@ Pairs = Iterator[tuple[Tensor, Tensor, Tensor]]  # pictures uint8 [b, H, W, 3] R
 def evaluate_parser(
     parser: LoadedParser, pairs: Pairs, total: int | None = None, progress: Progress | None = None
 ) -> Confusion:
-    """Count how the parser's label maps agree with the given ones, at the pictures' size.
+    """Count how the parser's label maps agree with the given ones, at the pictures' size; and of the first pictures, how sure it
+    is of what it sees under each input.
 
     Raises DataError for an unknown class in a map.
     """
@@ -33,6 +34,7 @@ def evaluate_parser(
     for images, maps, index in pairs:
         check_maps(maps, index)
         counts.add(maps, parser.labels(images, "rgb").cpu())
+        counts.confidence = counts.confidence or parser.confidence(images, "rgb")
         if progress is not None:
             progress(counts.pictures, total or counts.pictures)
     return counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,13 @@ from facex.train.load_run import load_run
 from facex_sarface.formats import official_stage, split_official
 from facex_sarface.masking import PARSER, RegionRecogniser
 from facex_sarface.options import ParserConfig
-from facex_sarface.parser import parse
+from facex_sarface.parser import ParserInput, mean_confidence, parse
 from facex_sarface.parser_shapes import parser_shape
 from facex_sarface.parser_training import FaceParser
 from facex_sarface.regions import nearest_index
 from facex_sarface.swiftformer import SwiftFormerParser
+
+_INPUTS: tuple[ParserInput, ...] = get_args(ParserInput)
 
 
 class LoadedParser:
@@ -46,14 +48,23 @@ class LoadedParser:
 
         What SARFace's own parser finds in them (`parser.parse`), brought to the pictures' size by the nearest pixel.
         """
+        pictures, c = self._input(images, color), self.config
+        found = parse(self.module, pictures, c.size, c.table, c.input)
+        rows, columns = (nearest_index(c.size, n).to(found.device) for n in images.shape[1:3])
+        return found[:, rows[:, None], columns[None, :]]
+
+    def confidence(self, images: Tensor, color: str) -> dict[str, float]:
+        """Mean probability of the strongest class, by the input that the parser is given: the higher one suits it. `images` and
+        `color` as for `labels`."""
+        pictures = self._input(images, color)
+        return {kind: float(mean_confidence(self.module, pictures, self.config.size, kind)) for kind in _INPUTS}
+
+    def _input(self, images: Tensor, color: str) -> Tensor:
         height, width = images.shape[1:3]
         if height != width:
             raise DataError(f"the face parser reads square pictures, these are {width}x{height}: give a size")
-        c, device = self.config, next(self.module.parameters()).device
-        pictures = InputSpec(height, width, "bgr").to_tensor(images.to(device), color)
-        found = parse(self.module, pictures, c.size, c.table, c.input)
-        rows, columns = (nearest_index(c.size, n).to(device) for n in (height, width))
-        return found[:, rows[:, None], columns[None, :]]
+        device = next(self.module.parameters()).device
+        return InputSpec(height, width, "bgr").to_tensor(images.to(device), color)
 
 
 def load_parser(

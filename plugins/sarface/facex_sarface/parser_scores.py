@@ -18,6 +18,7 @@ class Confusion:
     def __init__(self, classes: int = len(LABELS)) -> None:
         self.counts = torch.zeros(classes, classes, dtype=torch.int64)
         self.pictures = 0
+        self.confidence: dict[str, float] = {}  # of a parser, by its input: see LoadedParser.confidence
 
     def add(self, truth: Tensor, found: Tensor) -> None:
         """Count label maps uint8 [B, H, W], 0..classes - 1 (truth: or 255)."""
@@ -35,7 +36,7 @@ class Confusion:
 
     def scores(self) -> dict[str, Any]:
         """Plain numbers: pictures, pixel_accuracy, mean_iou (over the classes that the truth shows), and of each class its
-        pixels, iou and recall (None where the truth does not show it)."""
+        pixels, iou and recall (None where the truth does not show it); `confidence` where a parser was asked."""
         truth, iou = self.counts.sum(1), self.iou()
         shown = truth > 0
         recall = self.counts.diagonal().double() / truth
@@ -56,6 +57,7 @@ class Confusion:
             "pixel_accuracy": float(self.counts.diagonal().sum()) / total if total else None,
             "mean_iou": float(iou[shown].mean()) if total else None,
             "classes": per_class,
+            **({"confidence": self.confidence} if self.confidence else {}),
         }
 
 

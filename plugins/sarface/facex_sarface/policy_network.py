@@ -10,6 +10,7 @@ four layers of ResNet-18), `fc`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from facex.errors import CheckpointError
+from facex.errors import CheckpointError, ConfigError
 from facex.methods.loading import read_state
 from facex.ops import region_conv
 
@@ -100,7 +101,15 @@ class PolicyNetwork(nn.Module):
         return found
 
     def features(self, embedded: Tensor) -> Tensor:
-        """Pooled features [B, 512] of the first convolution's output."""
+        """Pooled features [B, 512] of the first convolution's output.
+
+        Raises ConfigError in training mode for one picture so small that the last BatchNorms see one number.
+        """
+        small = max(embedded.shape[2:]) <= 2 * math.prod(STRIDES)  # the pooling's stride and the layers'
+        if self.training and small and len(embedded) == 1:
+            raise ConfigError(
+                "a micro-batch of one small picture has no BatchNorm statistics: raise trainer.micro_batch"
+            )
         found: Tensor = self.feature_extractor(embedded).flatten(1)
         return found
 

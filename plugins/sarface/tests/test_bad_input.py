@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from facex_sarface.masking import FIELD
 from facex_sarface.options import BaselineConfig, EntropyConfig, ExplorationConfig, ParserConfig, RewardConfig
+from facex_sarface.policy_network import PolicyNetwork
 from facex_sarface.pretrain import SARFacePretrain
 
 from facex.errors import ConfigError, DataError
@@ -56,6 +58,18 @@ def test_a_batch_of_one_has_no_statistics(stage: type) -> None:
         method.policy.bn.eval()
     with pytest.raises(ConfigError, match="micro-batch of one picture"):
         step(method, batch)
+
+
+def test_the_policy_of_one_picture() -> None:
+    policy = PolicyNetwork().train()
+    for side, fits in ((33, True), (32, False)):
+        one = (torch.zeros(1, 3, side, side), torch.zeros(1, side, side, dtype=torch.uint8))
+        if fits:
+            assert torch.isfinite(policy(*one)).all()
+        else:
+            with pytest.raises(ConfigError, match="one small picture"):
+                policy(*one)
+            assert torch.isfinite(policy.eval()(*one)).all()
 
 
 @pytest.mark.parametrize("options", [{}, COMPLETED], ids=["published", "completed"])
@@ -146,3 +160,25 @@ def test_options_of_the_first_stage_that_cannot_be() -> None:
             tiny(SARFacePretrain, **options)
     with pytest.raises(ConfigError, match="multiple of 32"):
         ParserConfig(size=100)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (ExplorationConfig, {"sigma": math.inf}, "sigma must be finite"),
+        (RewardConfig, {"tau": math.inf}, "tau must be positive"),
+        (RewardConfig, {"weight": math.nan}, "weight finite"),
+        (EntropyConfig, {"weight": math.nan}, "must be finite"),
+        (ParserConfig, {"table": [0, 25]}, r"label table: \[25\]"),
+    ],
+)
+def test_numbers_that_cannot_be(kind: type, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind(**options)
+
+
+def test_a_mask_of_the_actions_alone() -> None:
+    method, images = tiny().eval(), torch.zeros(2, 3, SIDE, SIDE)
+    side = {FIELD: torch.zeros(2, SIDE, SIDE, dtype=torch.uint8), "keep": torch.ones(2, 12)}
+    with pytest.raises(ValueError, match=r"must be \(2, 24\)"):
+        method.embed(images, method.networks(), side)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,20 +17,10 @@ from facex.eval import verification as pairs
 from facex.heads import adaptive, angular
 from facex.inference import align
 from facex.models import ir
-from tests.golden import fill
-from tests.golden.case import Case, Expected
-from tests.golden.discover import find_cases
-from tests.golden.harness import run_case
+from plugins.sarface.tests.golden_bites import Change, Goldens
 
-GOLDENS = Path(__file__).parents[3] / "tests" / "golden" / "sarface"
 RUNNERS = {**golden_networks.KINDS, **golden_data.KINDS}
-Change = Callable[[pytest.MonkeyPatch], None]
-filled = functools.cache(fill.filled)  # the recognisers' weights are drawn once for all tests
-FOUND: dict[str, tuple[Case, Expected]] = {
-    case.name: (replace(case, filled=filled), expected)
-    for case, expected in find_cases(GOLDENS, {"sarface"})
-    if expected is not None and case.key in RUNNERS
-}
+GOLDENS = Goldens(RUNNERS)
 
 
 def scaled(owner: Any, name: str, factor: float = 1.003) -> Change:
@@ -143,21 +130,15 @@ CASES: list[tuple[str, Change, str]] = [
 ]
 
 
-def outcome(name: str) -> tuple[bool, str]:
-    case, expected = FOUND[name]
-    return run_case(case, expected, RUNNERS[case.key])
-
-
 def test_every_kind_has_a_change() -> None:
-    told = {FOUND[name][0].key for name, _, _ in CASES}
-    # parser_train has no case: it is tested in test_golden_runners
-    assert told == {case.key for case, _ in FOUND.values()} == set(RUNNERS) - {"sarface/parser_train"}
+    told = GOLDENS.kinds([name for name, _, _ in CASES])
+    # parser_train has no case: it is tested in test_golden_comparison
+    assert told == GOLDENS.kinds(GOLDENS.found) == set(RUNNERS) - {"sarface/parser_train"}
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _, _ in CASES}))
 def test_it_passes(name: str) -> None:
-    ok, line = outcome(name)
-    assert ok, line
+    GOLDENS.passes(name)
 
 
 @pytest.mark.parametrize(("name", "change", "output"), CASES, ids=[f"{n}-{o}" for n, _, o in CASES])
@@ -165,8 +146,4 @@ def test_it_fails_when_a_constant_changes(
     name: str, change: Change, output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch)
-    ok, line = outcome(name)
-    assert not ok
-    assert output in line
-    assert any(word in line for word in ("expected", "entries", "off by", "agree")), line
-    assert "Error" not in line, line
+    GOLDENS.fails(name, output)

@@ -142,7 +142,11 @@ def test_it_learns(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert parser_command.main(argv) == 0
     scores = json.loads((tmp_path / "s.json").read_text())
     assert scores["pictures"] == 24 and scores["pixel_accuracy"] > 0.5 and len(scores["classes"]) == 19
-    assert "mean IoU" in capsys.readouterr().out
+    sure = scores["confidence"]
+    assert set(sure) == {"official", "rgb_imagenet"} and sure["official"] != sure["rgb_imagenet"]
+    assert all(1 / 19 < value <= 1 for value in sure.values())
+    printed = capsys.readouterr().out
+    assert "mean IoU" in printed and f"by --parser-input: official {sure['official']:.4f}" in printed
 
 
 def test_sarface_takes_the_run(run: Path) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,19 +11,9 @@ from facex_sarface.masking import RegionRecogniser
 
 from facex.heads import CosFace
 from facex.train.engines import Cadence
-from tests.golden import fill
-from tests.golden.case import Case, Expected
-from tests.golden.discover import find_cases
-from tests.golden.harness import run_case
+from plugins.sarface.tests.golden_bites import Change, Goldens
 
-GOLDENS = Path(__file__).parents[3] / "tests" / "golden" / "sarface"
-Change = Callable[[pytest.MonkeyPatch], None]
-filled = functools.cache(fill.filled)  # the weights are drawn once for all tests
-FOUND: dict[str, tuple[Case, Expected]] = {
-    case.name: (replace(case, filled=filled), expected)
-    for case, expected in find_cases(GOLDENS, {"sarface"})
-    if expected is not None and case.key in golden_training.KINDS
-}
+GOLDENS = Goldens(golden_training.KINDS)
 
 
 def other_cut(patch: pytest.MonkeyPatch) -> None:
@@ -100,20 +86,13 @@ CASES: list[tuple[str, Change, str]] = [
 ]
 
 
-def outcome(name: str) -> tuple[bool, str]:
-    case, expected = FOUND[name]
-    return run_case(case, expected, golden_training.KINDS[case.key])
-
-
 def test_every_kind_has_a_change() -> None:
-    told = {FOUND[name][0].key for name, _, _ in CASES}
-    assert told == {case.key for case, _ in FOUND.values()} == set(golden_training.KINDS)
+    assert GOLDENS.kinds([name for name, _, _ in CASES]) == GOLDENS.kinds(GOLDENS.found) == set(golden_training.KINDS)
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _, _ in CASES}))
 def test_it_passes(name: str) -> None:
-    ok, line = outcome(name)
-    assert ok, line
+    GOLDENS.passes(name)
 
 
 @pytest.mark.parametrize(("name", "change", "output"), CASES, ids=[f"{n}-{c.__name__}" for n, c, _ in CASES])
@@ -121,8 +100,4 @@ def test_it_fails_when_a_constant_changes(
     name: str, change: Change, output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch)
-    ok, line = outcome(name)
-    assert not ok
-    assert any(part in line for part in output.split("|")), line
-    assert any(word in line for word in ("expected", "entries differ")), line
-    assert "Error" not in line, line
+    GOLDENS.fails(name, output)
