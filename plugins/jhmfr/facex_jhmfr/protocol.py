@@ -25,6 +25,7 @@ SetKind = Literal["holistic", "smfrd", "rmfvd"]
 FlagRule = Literal["all_masked", "by_name", "holistic"]
 Flip = Literal["none", "tensor", "8bit"]
 Norm = Literal["eval", "train"]
+EVAL_NORM = (127.5, 128.0)  # mean and deviation of a pixel in JHMFR's file route
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def load_input(paths: Sequence[Path], norm: Norm, spec: InputSpec) -> Tensor:
                 f"{path}: a picture of {images[-1].shape[:2]}, {paths[0]} has {images[0].shape[:2]}"
             )
     if norm == "eval":
-        spec = replace(spec, mean=(127.5,) * 3, std=(128.0,) * 3)
+        spec = replace(spec, mean=(EVAL_NORM[0],) * 3, std=(EVAL_NORM[1],) * 3)
     return spec.to_tensor(torch.from_numpy(np.stack(images)), "rgb")
 
 

@@ -150,7 +150,7 @@ def rounded(patch: pytest.MonkeyPatch) -> None:
 
 
 def norm_128(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(protocol.NORMS, "eval", (127.5, 127.5))
+    patch.setattr(protocol, "EVAL_NORM", (127.5, 127.5))
 
 
 def doubled_view(patch: pytest.MonkeyPatch) -> None:
