@@ -24,7 +24,7 @@ from facex.eval.run import FARS, SetResult, evaluate_set, load_bins, reject_curv
 from facex.eval.series_page import series_numbers, series_section
 from facex.inference.embed import pick_device, plain_nets
 from facex.methods import Method
-from facex.synth.dataset import STAMP
+from facex.synth.dataset import is_rendered
 from facex.train.checkpoint_folder import open_checkpoint
 from facex.train.load_run import LoadedRun, load_run, method_of
 
@@ -188,7 +188,7 @@ class Evaluation:
             condition = protocol.conditions()[-1].name
             shown = show(method, nets, one, protocol, o.vis_entry, condition, self.device, o.on_error)
             self.pictures = write_explanation(o.vis, f"{one.name}{o.vis_entry}", shown)
-        if o.report and self.protocol is not None and not o.no_pictures and (o.pictures or is_rendered(one)):
+        if o.report and self.protocol is not None and not o.no_pictures and (o.pictures or is_rendered(one.path)):
             self.overlays = gallery(
                 method, nets, one, self.protocol, range(0, 2 * _OVERLAYS, 2), self.device, o.on_error
             )
@@ -216,11 +216,6 @@ def _figures(text: str) -> str:
     if not files:
         raise ConfigError(f"--figures {text}: {folder} holds no .png file")
     return page.section(title, f"From {folder}.", page.faces((f.read_bytes(), f.stem) for f in files))
-
-
-def is_rendered(one: VerificationSet) -> bool:
-    """Whether `facex synth` wrote the set: nobody's photo is in it."""
-    return one.path is not None and (one.path.parent / STAMP).is_file()
 
 
 def _reject(results: Results, first: str, fmr: float, nominal: bool) -> None:

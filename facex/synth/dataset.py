@@ -215,6 +215,11 @@ def _write_train(part: Path, o: SynthOptions, workers: int, count: Callable[[int
             count(len(samples))
 
 
+def is_rendered(path: Path | None) -> bool:
+    """Whether `facex synth` wrote the set in the file `path`: nobody's photo is in it."""
+    return path is not None and (path.parent / STAMP).is_file()
+
+
 def _write_val(part: Path, o: SynthOptions, workers: int, count: Callable[[int], None]) -> None:
     chosen = make_pairs(o.seed, o.pairs, o.val_identities)
     pictures = [picture for pair in chosen for picture in (pair.first, pair.second)]

@@ -63,9 +63,8 @@ def main(argv: list[str]) -> int:
 
 def print_table(results: Any) -> None:
     """Accuracies, a row a network."""
+    from facex.train.progress import format_table
+
     names = list(next(iter(results.values())))
-    width = max(len(name) for name in results)
-    print(f"{'accuracy':<{width}}  " + "  ".join(names))
-    for network, by_set in results.items():
-        cells = (f"{by_set[name].pairs.accuracy:.4f}".rjust(len(name)) for name in names)
-        print(f"{network:<{width}}  " + "  ".join(cells))
+    rows = [[network, *(f"{by_set[name].pairs.accuracy:.4f}" for name in names)] for network, by_set in results.items()]
+    print(format_table([["accuracy", *names], *rows]))

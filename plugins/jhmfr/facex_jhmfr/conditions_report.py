@@ -12,6 +12,7 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
+from facex.data.imageio import encode_png
 from facex.data.verification import VerificationSet
 from facex.eval import page, plots
 from facex.eval.report import Report, write_report
@@ -20,7 +21,7 @@ from facex.eval.verification import evaluate_pairs
 from facex.inference.embed import pick_device, plain_nets
 from facex.methods import Method
 from facex.methods.method import Nets
-from facex.synth.dataset import STAMP
+from facex.synth.dataset import is_rendered
 from facex.train.load_run import load_run
 from facex_jhmfr.conditions_command import FLAGS
 from facex_jhmfr.detect import Detector
@@ -47,7 +48,7 @@ def evaluate(options: Namespace, folders: Mapping[str, str]) -> Found:
     device = pick_device(options.device)
     masked = by_conditions(load_bins(options.bin, options.folds), options.mask_seed)
     sets = [*masked, *load_bins(options.sets, options.folds)]
-    found = Found({}, sets, all(is_rendered(one) for one in sets), [("flags", options.flags)])
+    found = Found({}, sets, all(is_rendered(one.path) for one in sets), [("flags", options.flags)])
     if options.flags not in FLAGS:
         found.facts.append(("detector", detect_flags(sets, options)))
     for name, folder in folders.items():
@@ -124,7 +125,7 @@ def reconstruction_section(options: Namespace, one: VerificationSet) -> str:
     items = []
     for row in range(len(images)):
         strip = plots.sheet([large(part[row]) for part in (made.seen, made.filled, made.originals)])
-        items.append((png(strip), f"seen · reconstructed · original; error {made.error[row]:.3f}"))
+        items.append((encode_png(strip), f"seen · reconstructed · original; error {made.error[row]:.3f}"))
     note = (
         f"{made.hidden:.0%} of the patches are hidden (grey, left), and drawn by the autoencoder (middle), which never saw "
         "these people. Error: mean squared difference of the hidden pixels, whose range is -1..1."
@@ -140,16 +141,6 @@ def _conditions_note() -> str:
     return page.section("Conditions", note)
 
 
-def is_rendered(one: VerificationSet) -> bool:
-    """Whether `facex synth` wrote the set."""
-    return one.path is not None and (one.path.parent / STAMP).is_file()
-
-
 def large(picture: np.ndarray) -> np.ndarray:
     """A small picture, enlarged."""
     return cv2.resize(picture, None, fx=_ZOOM, fy=_ZOOM, interpolation=cv2.INTER_NEAREST)
-
-
-def png(rgb: np.ndarray) -> bytes:
-    """The bytes of a PNG."""
-    return cv2.imencode(".png", rgb[..., ::-1])[1].tobytes()

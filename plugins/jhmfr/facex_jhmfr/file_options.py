@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from facex.data.flag_lists import flags_of_pictures
 from facex.errors import ConfigError, VerificationSetError
-from facex.files import write_text
+from facex.files import write_json
 from facex.inference.embed import pick_device, plain_nets
 from facex.methods import Method
 from facex.methods.method import Nets
@@ -97,13 +97,12 @@ def read_list(path: Path, form: str) -> list[Pair]:
     return pairs
 
 
-def show(numbers: Mapping[str, Any], options: Any) -> None:
+def show(numbers: dict[str, Any], options: Any) -> None:
     """Print numbers as a table, or as `--json` says."""
-    text = json.dumps(dict(numbers), indent=2)
     if options.json == "-":
-        print(text)
+        print(json.dumps(numbers, indent=2))
         return
     if options.json is not None:
-        write_text(options.json, text + "\n")
+        write_json(options.json, numbers)
     for name, value in numbers.items():
         print(f"{name:<14} {value:.4f}" if isinstance(value, float) else f"{name:<14} {value}")

@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 from jsonargparse import Namespace
 
+from facex.data.imageio import encode_png
 from facex.data.verification import VerificationSet
 from facex.errors import ConfigError
 from facex.eval import page, plots
 from facex.eval.report import Report, write_report
 from facex.eval.run import load_bins
 from facex.inference.embed import pick_device, plain_nets
-from facex.synth.dataset import STAMP
+from facex.synth.dataset import is_rendered
 from facex.train.load_run import LoadedRun, load_run
 from facex_sarface.mask_tables import Table, accuracy_table, as_numbers, keep_table
 from facex_sarface.mask_trials import FULL, MASKED, RANDOM, WITHOUT, TrialOptions, Trials, try_masks
@@ -52,7 +53,7 @@ def evaluate(options: Namespace) -> Found:
 
 def write(options: Namespace, found: Found) -> Path:
     """Write index.html and results.json; the page's path."""
-    pictures = not options.no_pictures and (options.pictures or all(_rendered(one) for one in found.sets))
+    pictures = not options.no_pictures and (options.pictures or all(is_rendered(one.path) for one in found.sets))
     run_folder = found.run.path.parent.parent
     shown = {FULL: FULL, MASKED: MASKED, found.trials[0].draws[0]: "random_masks"}
     report = Report(
@@ -110,10 +111,6 @@ def _faces(trials: list[Trials]) -> list[str]:
     return [page.section("Kept regions", note, page.faces(items, wide=True))]
 
 
-def _rendered(one: VerificationSet) -> bool:
-    return one.path is not None and (one.path.parent / STAMP).is_file()
-
-
 def _png(rgb: np.ndarray) -> bytes:
     large = cv2.resize(rgb, None, fx=_ZOOM, fy=_ZOOM, interpolation=cv2.INTER_NEAREST)
-    return cv2.imencode(".png", large[..., ::-1])[1].tobytes()
+    return encode_png(large)

@@ -57,16 +57,8 @@ def main(argv: list[str]) -> int:
 
 def print_tables(trials: list[Trials]) -> None:
     """Accuracy and kept area of every mask, then the keep rates, a column a set."""
+    from facex.train.progress import format_table
     from facex_sarface.mask_tables import accuracy_table, keep_table
 
     for header, rows in (accuracy_table(trials), keep_table(trials)):
-        cells = [header, *rows]
-        widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
-        for row in cells:
-            print(
-                "  ".join(
-                    text.ljust(w) if k == 0 else text.rjust(w)
-                    for k, (text, w) in enumerate(zip(row, widths, strict=True))
-                )
-            )
-        print()
+        print(format_table([header, *rows]) + "\n")

@@ -70,17 +70,13 @@ def _rebinned(limits: list[float], counts: list[float], edges: np.ndarray) -> np
 
 
 def _stairs(rewards: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> bytes:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2, 3.4), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    for (step, (edges, counts)), color in zip(rewards.items(), ("#999999", "#0072B2"), strict=False):
-        axes.stairs(counts, edges, color=color, linewidth=1.8, label=f"step {step}")
-    axes.set(xlabel="reward", ylabel="masks")
-    axes.set_title("Rewards of one batch", loc="left", fontweight="bold", fontsize=11)
-    axes.legend(frameon=False)
     out = io.BytesIO()
-    figure.savefig(out, format="png")
+    with plots.single_figure(5.2, 3.4) as (figure, axes):
+        for (step, (edges, counts)), color in zip(rewards.items(), ("#999999", "#0072B2"), strict=False):
+            axes.stairs(counts, edges, color=color, linewidth=1.8, label=f"step {step}")
+        axes.set(xlabel="reward", ylabel="masks", title="Rewards of one batch")
+        axes.legend()
+        figure.savefig(out, format="png")
     return out.getvalue()
 
 
